@@ -1,0 +1,244 @@
+"""Every default of the package, in one tree of frozen dataclasses.
+
+ROS parameters, `config/default.yaml`, CLI flags and `docs/parameters.md` are all made from it.
+A parameter's full name is its path in the tree with dots: `map.voxel_m`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def parameter(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    runtime: bool = False,
+) -> Any:
+    """A field with what the documentation and the checks need.
+
+    Args:
+        default: the one default; a list is copied for each instance.
+        doc: one sentence.
+        unit: SI unit as it is written in the documentation.
+        low, high: inclusive bounds of a number.
+        choices: the only strings that are accepted.
+        runtime: may be changed while mapping.
+    """
+    metadata = {
+        "doc": doc,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "runtime": runtime,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """`camera.<name>.*`: where one camera's data come from."""
+
+    image_topic: str = parameter("", "image topic; empty: <name>/image_raw")
+    info_topic: str = parameter("", "CameraInfo topic; empty: <name>/camera_info")
+    depth_topic: str = parameter("", "depth image topic of an RGB-D camera; empty: none")
+    transport: str = parameter(
+        "raw",
+        "raw: sensor_msgs/Image; compressed: CompressedImage on <image_topic>/compressed",
+        choices=("raw", "compressed"),
+    )
+    frame_id: str = parameter("", "optical frame; empty: the frame_id of the images")
+
+    def resolved(self, name: str) -> CameraConfig:
+        """With the default topics of camera `name` filled in."""
+        return dataclasses.replace(
+            self,
+            image_topic=self.image_topic or f"{name}/image_raw",
+            info_topic=self.info_topic or f"{name}/camera_info",
+        )
+
+
+@dataclass(frozen=True)
+class FrameConfig:
+    """`frame.*`: names of coordinate frames."""
+
+    map: str = parameter("map", "frame of the map")
+    rig: str = parameter("rig", "frame of the rig where no TF names one")
+    base: str = parameter("base_link", "robot frame that carries the cameras in the URDF")
+    odom: str = parameter("", "odometry frame; empty: no odometry")
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """`ingest.*`: from stamped images to frame sets."""
+
+    max_skew_ms: float = parameter(
+        20.0, "largest difference of stamps within a set", unit="ms", low=0.0, high=10_000.0
+    )
+    queue_size: int = parameter(
+        8, "images kept per camera while a set is incomplete", low=1, high=1000
+    )
+    min_cameras: int = parameter(
+        0, "smallest number of cameras of a set; 0: all of them", low=0, high=16
+    )
+    require_calibration: bool = parameter(
+        False, "wait for CameraInfo of every camera instead of estimating intrinsics"
+    )
+    max_width: int = parameter(
+        1280, "wider images are reduced to this width when decoded", unit="px", low=64, high=8192
+    )
+
+
+@dataclass(frozen=True)
+class SfmConfig:
+    """`sfm.*`: the classical bootstrapper."""
+
+    sets: int = parameter(1, "frame sets that are reconstructed together", low=1, high=100)
+    min_views: int = parameter(2, "fewer registered views are a failure", low=2, high=1600)
+    min_points: int = parameter(50, "fewer triangulated points are a failure", low=4)
+    max_image_px: int = parameter(
+        1600, "longer sides are reduced before features are sought", unit="px", low=160, high=8192
+    )
+    max_features: int = parameter(8192, "SIFT features per image", low=64, high=65536)
+    min_tri_angle_deg: float = parameter(
+        4.0, "smallest angle between rays of the first pair", unit="deg", low=0.1, high=45.0
+    )
+    retry_period_s: float = parameter(
+        2.0, "shortest time between two tries", unit="s", low=0.0, high=600.0
+    )
+    seed: int = parameter(0, "seed of RANSAC; the same images give the same poses", low=0)
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """`scale.*`: where metres come from."""
+
+    source: str = parameter(
+        "auto",
+        "auto: rig poses if there are any, else the parameter, else none",
+        choices=("auto", "rig", "parameter", "none"),
+    )
+    metres_per_unit: float = parameter(
+        0.0, "metres per scene unit for source parameter; 0: not given", unit="m", low=0.0
+    )
+    metres_per_unit_sigma: float = parameter(
+        0.0, "standard deviation of metres_per_unit", unit="m", low=0.0
+    )
+    max_rotation_residual_deg: float = parameter(
+        5.0, "a camera turned farther from its place on the rig is an outlier", unit="deg", low=0.0
+    )
+    max_centre_residual: float = parameter(
+        0.1, "a camera farther from its place is an outlier; fraction of the rig's size", low=0.0
+    )
+    require_metric: bool = parameter(False, "publish nothing while the scale is unknown")
+
+
+@dataclass(frozen=True)
+class PlaneSweepConfig:
+    """`plane_sweep.*`: classical multi-view stereo on the known poses."""
+
+    width: int = parameter(480, "images are reduced to this width", unit="px", low=64, high=4096)
+    planes: int = parameter(96, "hypotheses in inverse depth", low=8, high=512)
+    max_sources: int = parameter(4, "source views per reference view", low=1, high=15)
+    min_depth: float = parameter(
+        0.0, "nearest plane; 0: from the bootstrap points", unit="map units", low=0.0
+    )
+    max_depth: float = parameter(
+        0.0, "farthest plane; 0: from the bootstrap points", unit="map units", low=0.0
+    )
+    min_confidence: float = parameter(
+        0.5, "pixels of lower confidence become holes", low=0.0, high=1.0, runtime=True
+    )
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """`align.*`: depth to map."""
+
+    min_pixels: int = parameter(200, "fewer compared pixels reject the fit", low=10)
+    min_inlier_fraction: float = parameter(
+        0.5, "fewer inliers reject the fit", low=0.0, high=1.0, runtime=True
+    )
+    inlier_threshold: float = parameter(
+        0.05, "relative depth error of an inlier", low=1e-4, high=1.0
+    )
+    max_residual: float = parameter(
+        0.1, "larger median relative error rejects the fit", low=0.0, high=10.0, runtime=True
+    )
+    smoothing: float = parameter(
+        0.3, "weight of a new fit against the camera's filtered one; 1: no filter", low=0.0, high=1
+    )
+    seed: int = parameter(0, "seed of RANSAC", low=0)
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """`map.*`: the surfel map. Lengths are map units: metres where the scale is known."""
+
+    voxel_m: float = parameter(
+        0.02, "surfels of one cell of this size are merged", unit="m", low=1e-4, high=10.0
+    )
+    budget_mb: float = parameter(
+        512.0, "memory of the surfels; the least certain and oldest go first", unit="MB", low=1.0
+    )
+    max_depth_m: float = parameter(
+        20.0, "farther depth is not fused", unit="m", low=0.1, runtime=True
+    )
+    max_incidence_deg: float = parameter(
+        80.0, "flatter views are not fused", unit="deg", low=10.0, high=90.0
+    )
+    carve: bool = parameter(True, "remove surfels that later depth sees through", runtime=True)
+    min_hits: int = parameter(
+        2, "surfels seen less often are left out of clouds and exports", low=1, runtime=True
+    )
+    min_confidence: float = parameter(
+        0.0, "surfels below are left out of clouds and exports", low=0.0, runtime=True
+    )
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """`publish.*`: what leaves the mapper and how often."""
+
+    map_rate_hz: float = parameter(1.0, "map clouds", unit="Hz", low=0.01, high=100, runtime=True)
+    map_max_points: int = parameter(500_000, "cap of one map cloud", low=1000, runtime=True)
+    map_voxel_m: float = parameter(
+        0.0, "thins the published map; 0: as it is", unit="m", low=0.0, runtime=True
+    )
+    points: bool = parameter(True, "publish ~/points of the latest set", runtime=True)
+    depth: bool = parameter(True, "publish depth images", runtime=True)
+    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All parameters. Top-level fields choose implementations; groups tune them."""
+
+    cameras: list[str] = parameter([], "camera names, in the order of views")
+    rig_file: str = parameter("", "RIG.yaml with the cameras; empty: bag, topics and TF only")
+    bootstrap: str = parameter(
+        "sfm",
+        "sfm: structure from motion; rig: poses are given by the rig file or TF",
+        choices=("sfm", "rig"),
+    )
+    depth: str = parameter(
+        "plane_sweep", "what gives depth between bootstraps", choices=("plane_sweep",)
+    )
+    frame: FrameConfig = field(default_factory=FrameConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    sfm: SfmConfig = field(default_factory=SfmConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    plane_sweep: PlaneSweepConfig = field(default_factory=PlaneSweepConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
+    map: MapConfig = field(default_factory=MapConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+    camera: dict[str, CameraConfig] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Maps and the kernels that keep them."""

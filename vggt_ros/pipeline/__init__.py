@@ -1,0 +1,1 @@
+"""The stages, from stamped images to a map; nothing here knows of ROS."""

@@ -1,0 +1,1 @@
+"""A synthetic world with exact answers, for the demo and the tests."""
