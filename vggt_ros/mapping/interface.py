@@ -1,0 +1,52 @@
+"""What a map promises, be it surfels or a TSDF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.types import DepthMap, PointCloud, Rendering
+
+
+@dataclass(frozen=True)
+class FuseStatistics:
+    """Counts of one fusion step, over all depth maps of the set."""
+
+    added: int = 0
+    updated: int = 0
+    carved: int = 0
+    evicted: int = 0
+
+
+class Map(Protocol):
+    """A dense map in the `map` frame [map units]; not thread-safe, one worker owns it."""
+
+    @property
+    def size(self) -> int:
+        """Surfels or occupied voxels."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    def fuse(self, depth_maps: Sequence[DepthMap]) -> FuseStatistics:
+        """Merge the depth maps of one set."""
+        ...
+
+    def render(self, model: CameraModel, map_from_camera: Rigid3) -> Rendering:
+        """Depth of the nearest surface for each pixel; NaN where the map is empty."""
+        ...
+
+    def cloud(
+        self,
+        min_hits: int = 1,
+        min_confidence: float = 0.0,
+        voxel_m: float = 0.0,
+        max_points: int = 0,
+    ) -> PointCloud:
+        """A copy of the map for publishing and export; 0 means no limit."""
+        ...
+
+    def clear(self) -> None: ...

@@ -1,0 +1,42 @@
+"""What the interchangeable stages promise. `mapping.MappingPipeline` knows only these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vggt_ros.types import AlignedScene, DepthPrediction, FrameSet, UnscaledScene
+
+
+class Bootstrapper(Protocol):
+    """Finds the cameras of one or several frame sets, up to an unknown similarity."""
+
+    name: str
+    sets_needed: int
+    """How many frame sets `bootstrap` wants."""
+
+    def bootstrap(self, frame_sets: Sequence[FrameSet]) -> UnscaledScene:
+        """Register the views in the order in which the sets hold them.
+
+        Frames with a `model` are undistorted and keep it; for the others the intrinsics are
+        estimated and come back in `View.model`, with distortion where there is any.
+
+        Raises:
+            AlignmentError: too few views or points; the message counts them.
+        """
+        ...
+
+
+class DepthEstimator(Protocol):
+    """Gives a dense depth per image."""
+
+    name: str
+
+    def prepare(self, scene: AlignedScene) -> None:
+        """Take over new camera poses: choose sources, depth range; compile or warm up."""
+        ...
+
+    def estimate(self, frame_set: FrameSet) -> list[DepthPrediction]:
+        """Depth of the frames that are registered in the scene; a camera that cannot be
+        served is left out. Every frame has a `model`."""
+        ...
