@@ -1,0 +1,63 @@
+"""`python -m bench [NAME ...]`: measure, print, and write `bench/results.md`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+
+from bench.figures import REPOSITORY, Figure, machine
+from vggt_ros.export.files import atomic_write
+
+SECTIONS = {
+    "startup": "Start-up",
+    "sfm": "Bootstrap on real photographs",
+    "plane_sweep": "Plane sweep on a real sequence",
+    "fusion": "Map of a real sequence",
+    "demo": "The demo over DDS",
+    "map_kernels": "Kernels beside their peers",
+}
+"""Module of this folder, each with `run() -> list[Figure]`, and the title of its section."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SECTIONS)}")
+    args = parser.parse_args()
+    unknown = [name for name in args.names if name not in SECTIONS]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(SECTIONS)}")
+    sections: dict[str, list[Figure]] = {}
+    for name in args.names or SECTIONS:
+        start = time.perf_counter()
+        sections[name] = importlib.import_module(f"bench.{name}").run()
+        print(f"\n## {SECTIONS[name]} ({time.perf_counter() - start:.0f} s)")
+        print(_table(sections[name]), flush=True)
+    if not args.names:
+        _write(sections)
+    missed = [f for figures in sections.values() for f in figures if f.met is False]
+    print(f"\n{len(missed)} goals missed" + "".join(f"\n  {f.name}" for f in missed))
+    return 0
+
+
+def _table(figures: list[Figure]) -> str:
+    lines = ["| what | measured | goal | |", "|---|---|---|---|"]
+    for f in figures:
+        mark = {True: "met", False: "**missed**", None: ""}[f.met]
+        note = f" ({f.note})" if f.note else ""
+        lines.append(f"| {f.name}{note} | {f.value:.4g} {f.unit} | {f.goal} | {mark} |")
+    return "\n".join(lines)
+
+
+def _write(sections: dict[str, list[Figure]]) -> None:
+    text = ["# Results", "", "Written by `make bench`; compare ratios, absolute times drift.", ""]
+    text += [f"* {key}: {value}" for key, value in machine().items()]
+    for name, figures in sections.items():
+        text += ["", f"## {SECTIONS[name]}", "", _table(figures)]
+    with atomic_write(REPOSITORY / "bench" / "results.md") as file:
+        file.write(("\n".join(text) + "\n").encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

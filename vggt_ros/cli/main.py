@@ -1,0 +1,65 @@
+"""The `vggt-ros` command: one sub-command per file of this folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from vggt_ros import __version__
+from vggt_ros.errors import VggtRosError
+
+_COMMANDS = ("demo", "bag", "check", "replay", "evaluate", "doctor")
+
+_EXAMPLES = """\
+examples:
+  vggt-ros demo                                    the whole job on a synthetic room
+  vggt-ros bag from-images photos --camera-per-image --out photos_bag
+  vggt-ros check photos_bag                        will it map, and if not, why
+  vggt-ros replay photos_bag --out result          the map, without ROS
+  vggt-ros evaluate result --reference truth.json --align sim3
+  vggt-ros doctor                                  what is installed, what is missing
+
+exit codes: 0 done; 1 it could not be done, one line says why; 2 wrong usage; 130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vggt-ros",
+        description="Dense, metric, live 3-D maps from ordinary cameras.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vggt_ros {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log debug messages")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in _COMMANDS:
+        import_module(f"vggt_ros.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; errors of ours become one line on stderr and exit code 1."""
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return int(args.run(args))
+    except VggtRosError as error:
+        print(f"vggt-ros {args.command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

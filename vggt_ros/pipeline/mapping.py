@@ -1,0 +1,263 @@
+"""The pipeline: frame sets in, a map out. No ROS, no threads, no files."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from vggt_ros.config import Config
+from vggt_ros.errors import AlignmentError
+from vggt_ros.mapping.interface import FuseStatistics, Map
+from vggt_ros.mapping.surfel_map import SurfelMap
+from vggt_ros.pipeline.align_depth import DepthAligner, reference_from_points
+from vggt_ros.pipeline.align_scene import align_scene
+from vggt_ros.pipeline.bootstrap import make_bootstrapper
+from vggt_ros.pipeline.depth import make_depth_estimator
+from vggt_ros.pipeline.ingest import undistort
+from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator
+from vggt_ros.pipeline.timings import Timings
+from vggt_ros.rig import Rig
+from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, Float32, FrameSet, PointCloud
+
+log = logging.getLogger(__name__)
+
+
+class PipelineState(str, enum.Enum):
+    COLLECTING = "collecting"
+    """Waiting for frame sets to bootstrap from."""
+    MAPPING = "mapping"
+    FAILED = "failed"
+    """The last bootstrap failed; it is tried again with later sets."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What one set did. `depth_maps` holds the rejected ones too, see their `alignment`."""
+
+    stamp_ns: int
+    bootstrapped: bool = False
+    depth_maps: tuple[DepthMap, ...] = ()
+    fused: FuseStatistics = field(default_factory=FuseStatistics)
+
+
+class MappingPipeline:
+    """Bootstraps once, then keeps the map current with every frame set."""
+
+    def __init__(
+        self,
+        config: Config,
+        rig: Rig | None = None,
+        bootstrapper: Bootstrapper | None = None,
+        depth_estimator: DepthEstimator | None = None,
+        map_: Map | None = None,
+    ) -> None:
+        self.config = config
+        self.rig = rig
+        self.map: Map = map_ if map_ is not None else SurfelMap(config.map)
+        self.depth_estimator = depth_estimator or make_depth_estimator(config)
+        self.aligner = DepthAligner(config.align)
+        self.timings = Timings()
+        self.scene: AlignedScene | None = None
+        self.state = PipelineState.COLLECTING
+        self.failure = ""
+        self.sets_received = 0
+        self.sets_used = 0
+        self.dropped: Counter[str] = Counter()
+        self._given_bootstrapper = bootstrapper
+        self._bootstrapper: Bootstrapper | None = bootstrapper
+        self._collected: list[FrameSet] = []
+        self._retry_at_ns = 0
+
+    @property
+    def bootstrapper(self) -> Bootstrapper:
+        """Made when first needed, because the rig may become known late (CameraInfo, TF)."""
+        if self._bootstrapper is None:
+            self._bootstrapper = make_bootstrapper(self.config, self.rig)
+        return self._bootstrapper
+
+    def set_rig(self, rig: Rig | None) -> None:
+        """Take what is known of the rig for the next bootstrap."""
+        self.rig = rig
+        self._bootstrapper = self._given_bootstrapper
+
+    def reset(self) -> None:
+        """Forget the scene and the map; the next sets bootstrap again."""
+        self.scene = None
+        self.map.clear()
+        self.aligner = DepthAligner(self.config.align)
+        self.state = PipelineState.COLLECTING
+        self.failure = ""
+        self._collected.clear()
+        self._retry_at_ns = 0
+
+    def step(self, frame_set: FrameSet) -> StepResult:
+        """Map one frame set.
+
+        Raises:
+            AlignmentError: the bootstrap failed. The set is counted as dropped, and sets of
+                the next `sfm.retry_period_s` are not tried.
+        """
+        self.sets_received += 1
+        bootstrapped = False
+        if self.scene is None:
+            bootstrapped = self._bootstrap(frame_set)
+            if not bootstrapped:
+                return StepResult(frame_set.stamp_ns)
+        assert self.scene is not None  # for the type checker: _bootstrap has set it
+
+        with self.timings.measure("undistort"):
+            calibrated = self._calibrated(frame_set, self.scene)
+        with self.timings.measure("depth"):
+            predictions = self.depth_estimator.estimate(calibrated)
+        with self.timings.measure("align"):
+            depth_maps = tuple(self._align(p, self.scene) for p in predictions)
+        with self.timings.measure("fuse"):
+            accepted = [d for d in depth_maps if d.alignment.accepted]
+            fused = self.map.fuse(accepted)
+        if accepted:
+            self.sets_used += 1
+        else:
+            self.dropped["no depth accepted"] += 1
+        return StepResult(frame_set.stamp_ns, bootstrapped, depth_maps, fused)
+
+    def cloud(self, voxel_m: float = 0.0, max_points: int = 0) -> PointCloud:
+        """A copy of the map as it is to be shown and exported."""
+        settings = self.config.map
+        cloud = self.map.cloud(settings.min_hits, settings.min_confidence, voxel_m, max_points)
+        metric = self.scene is not None and self.scene.scale.is_metric
+        return replace(cloud, frame=self.config.frame.map, is_metric=metric)
+
+    def _bootstrap(self, frame_set: FrameSet) -> bool:
+        """Collect sets until there are enough, then find the scene; True when it is found."""
+        if frame_set.stamp_ns < self._retry_at_ns:
+            self.dropped["waiting to try the bootstrap again"] += 1
+            return False
+        self._collected.append(frame_set)
+        if len(self._collected) < self.bootstrapper.sets_needed:
+            self.dropped["collected for the bootstrap"] += 1
+            return False
+        sets, self._collected = self._collected, []
+        try:
+            with self.timings.measure("bootstrap"):
+                unscaled = self.bootstrapper.bootstrap(sets)
+                scene = align_scene(unscaled, self.rig, self.config.scale)
+            if self.config.scale.require_metric and not scene.scale.is_metric:
+                raise AlignmentError(
+                    "scale: scale.require_metric is set, but nothing gives the scale; give "
+                    "rig_from_camera of two cameras (rig_file or TF) or scale.metres_per_unit"
+                )
+        except AlignmentError as error:
+            self.state = PipelineState.FAILED
+            self.failure = str(error)
+            self.dropped["bootstrap failed"] += 1
+            self._retry_at_ns = frame_set.stamp_ns + int(self.config.sfm.retry_period_s * 1e9)
+            raise
+        with self.timings.measure("prepare depth"):
+            self.depth_estimator.prepare(scene)
+        self.scene = scene
+        self.state = PipelineState.MAPPING
+        self.failure = ""
+        log.info(
+            "bootstrapped with %s: %d cameras, scale %s from %s",
+            scene.bootstrapper,
+            len(scene.map_from_camera),
+            f"{scene.scale.value:.4g} +- {scene.scale.sigma:.2g}",
+            scene.scale.source.value,
+        )
+        return True
+
+    def _calibrated(self, frame_set: FrameSet, scene: AlignedScene) -> FrameSet:
+        """Registered frames only, undistorted with the estimated model where none was given."""
+        frames = []
+        for frame in frame_set.frames:
+            if frame.camera not in scene.map_from_camera:
+                continue
+            if frame.model is None:
+                frame = undistort(frame, scene.cameras[frame.camera])
+            frames.append(frame)
+        return FrameSet(frame_set.stamp_ns, tuple(frames))
+
+    def _align(self, prediction: DepthPrediction, scene: AlignedScene) -> DepthMap:
+        map_from_camera = scene.map_from_camera[prediction.camera]
+        reference: Float32 | None = None
+        if self.map.size:
+            reference = self.map.render(prediction.model, map_from_camera).depth
+        elif len(scene.points_in_map):
+            reference = reference_from_points(
+                scene.points_in_map, prediction.model, map_from_camera
+            )
+        return self.aligner.align(prediction, reference, map_from_camera)
+
+    def report(self) -> dict[str, Any]:
+        """The content of `report.json`: nothing that differs between two runs on the same data."""
+        scene = self.scene
+        cloud = self.cloud()
+        metric = scene is not None and scene.scale.is_metric
+        bounds = None
+        if len(cloud):
+            bounds = [
+                np.round(cloud.points.min(axis=0).astype(float), 4).tolist(),
+                np.round(cloud.points.max(axis=0).astype(float), 4).tolist(),
+            ]
+        return {
+            "state": self.state.value,
+            "failure": self.failure,
+            "unit": "m" if metric else "unscaled",
+            "cameras": self._camera_report(),
+            "scale": self._scale_report(),
+            "up_source": scene.up_source if scene else "none",
+            "sets": {
+                "received": self.sets_received,
+                "used": self.sets_used,
+                "dropped": dict(sorted(self.dropped.items())),
+            },
+            "map": {
+                "points": len(cloud),
+                "bounds": bounds,
+                "bounds_m": bounds if metric else None,
+            },
+            "bootstrapper": scene.bootstrapper if scene else self.config.bootstrap,
+            "depth_estimator": self.depth_estimator.name,
+        }
+
+    def _camera_report(self) -> dict[str, Any]:
+        scene = self.scene
+        if scene is None:
+            return {}
+        cameras: dict[str, Any] = {}
+        for name, pose in scene.map_from_camera.items():
+            model = scene.cameras[name]
+            entry: dict[str, Any] = {
+                "registered": True,
+                "map_from_camera": pose.matrix.tolist(),
+                "size": [model.width, model.height],
+                "intrinsics": [model.fx, model.fy, model.cx, model.cy],
+            }
+            if model.is_distorted:
+                entry["distortion"] = {
+                    "model": model.distortion_model,
+                    "coefficients": list(model.distortion),
+                }
+            residual = scene.residuals.get(name)
+            if residual is not None:
+                entry["rig_residual"] = {
+                    "centre": residual.centre,
+                    "rotation_rad": residual.rotation_rad,
+                    "inlier": residual.inlier,
+                }
+            cameras[name] = entry
+        for name in scene.failed:
+            cameras[name] = {"registered": False, "map_from_camera": None, "intrinsics": None}
+        return cameras
+
+    def _scale_report(self) -> dict[str, Any]:
+        if self.scene is None or not self.scene.scale.is_metric:
+            # no sigma: JSON has no infinity, and no number would be honest
+            return {"value": None, "sigma": None, "source": "none"}
+        scale = self.scene.scale
+        return {"value": scale.value, "sigma": scale.sigma, "source": scale.source.value}

@@ -1,0 +1,51 @@
+"""The folder of results that replay and demo leave behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vggt_ros.errors import ExportError
+from vggt_ros.export.files import atomic_write
+
+REPORT, TIMINGS, MAP, TRAJECTORY = "report.json", "timings.json", "map.ply", "cameras.tum"
+PREVIEW, CONFIG = "preview.png", "config.yaml"
+
+
+def prepare_folder(path: str | Path) -> Path:
+    """Create the folder and check, before long work, that it can be written to.
+
+    Raises:
+        ExportError: it cannot be created or written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ExportError(
+            f"output folder {folder}: cannot be written ({error.strerror}); "
+            "give another folder or free its place"
+        ) from error
+    return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with a stable layout; NaN and infinity are refused, JSON has none."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def table(rows: list[tuple[str, str, str, str]], head: tuple[str, str, str, str]) -> str:
+    """Left-aligned columns for the terminal."""
+    lines = [head, *rows]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+            for line in lines]  # fmt: skip
+    text.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(text)
