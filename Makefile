@@ -9,6 +9,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 LOG := $(VENV)/setup.log
+EXTRAS := ros-wheels,test
 
 # The guard of ros-wheels-bootstrapper: inherited from another environment's Python it would keep
 # ours from finding its libraries.
@@ -102,5 +103,5 @@ $(VENV)/.ros: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.ros $(INSTALLED)
-	$(call pip,building the interfaces and installing vggt_ros (about a minute the first time),--no-build-isolation -e '.[ros-wheels,test]')
+	$(call pip,building the interfaces and installing vggt_ros (about a minute the first time),--no-build-isolation -e '.[$(EXTRAS)]')
 	@touch $@
