@@ -7,8 +7,9 @@ import importlib
 import sys
 import time
 
-from bench.figures import REPOSITORY, Figure, machine
 from vggt_ros.export.files import atomic_write
+
+from bench.figures import REPOSITORY, Figure, machine
 
 SECTIONS = {
     "startup": "Start-up",

@@ -27,7 +27,8 @@ def parameter(
         default: the one default; a list is copied for each instance.
         doc: one sentence.
         unit: SI unit as it is written in the documentation.
-        low, high: inclusive bounds of a number.
+        low: inclusive lower bound of a number.
+        high: inclusive upper bound.
         choices: the only strings that are accepted.
         runtime: may be changed while mapping.
     """

@@ -1,4 +1,4 @@
-"""Every error that a user can meet. A message says what, what was expected, what came, and what to do."""
+"""Every error that a user can meet: what, what was expected, what came, and what to do."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ class Rig:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Camera names in their fixed order."""
         return tuple(camera.name for camera in self.cameras)
 
     @property

@@ -58,9 +58,11 @@ class FrameSet:
 
     @property
     def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras that are here."""
         return tuple(frame.camera for frame in self.frames)
 
     def frame(self, camera: str) -> Frame:
+        """The frame of a camera; KeyError if it is missing."""
         for frame in self.frames:
             if frame.camera == camera:
                 return frame
@@ -138,10 +140,12 @@ class ScaleEstimate:
 
     @property
     def is_metric(self) -> bool:
+        """Whether lengths are metres."""
         return self.source is not ScaleSource.NONE
 
     @property
     def unit(self) -> str:
+        """The unit of length as it is shown to people."""
         return "m" if self.is_metric else "unscaled"
 
 

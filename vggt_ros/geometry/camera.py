@@ -1,5 +1,4 @@
-"""Camera models: pinhole with the distortions that ROS calls plumb_bob, rational_polynomial
-and equidistant.
+"""Camera models: pinhole with plumb_bob, rational_polynomial or equidistant distortion.
 
 Pixel (0, 0) is the centre of the top-left pixel, as in ROS and OpenCV. Cameras are optical
 frames: x right, y down, z forward.
@@ -75,6 +74,7 @@ class CameraModel:
 
     @property
     def is_distorted(self) -> bool:
+        """Whether any distortion coefficient differs from zero."""
         return any(c != 0.0 for c in self.distortion)
 
     @property

@@ -54,6 +54,7 @@ class Rigid3:
 
     @staticmethod
     def identity() -> Rigid3:
+        """The transform that changes nothing."""
         return Rigid3(np.eye(3), np.zeros(3))
 
     @staticmethod

@@ -28,6 +28,7 @@ class Sim3:
 
     @staticmethod
     def identity() -> Sim3:
+        """The transform that changes nothing."""
         return Sim3(1.0, np.eye(3), np.zeros(3))
 
     @property
@@ -39,6 +40,7 @@ class Sim3:
         return m
 
     def inverse(self) -> Sim3:
+        """`source_from_target`."""
         return Sim3(
             1 / self.scale, self.rotation.T, -self.rotation.T @ self.translation / self.scale
         )

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 
 class PipelineState(str, enum.Enum):
+    """What the next frame set will meet."""
+
     COLLECTING = "collecting"
     """Waiting for frame sets to bootstrap from."""
     MAPPING = "mapping"

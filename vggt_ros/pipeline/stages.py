@@ -37,6 +37,8 @@ class DepthEstimator(Protocol):
         ...
 
     def estimate(self, frame_set: FrameSet) -> list[DepthPrediction]:
-        """Depth of the frames that are registered in the scene; a camera that cannot be
-        served is left out. Every frame has a `model`."""
+        """Depth of the frames that are registered in the scene.
+
+        Every frame has a `model`; a camera that cannot be served is left out.
+        """
         ...

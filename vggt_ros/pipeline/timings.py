@@ -31,6 +31,7 @@ class Timings:
             self.add(stage, (time.perf_counter() - start) * 1e3)
 
     def add(self, stage: str, milliseconds: float) -> None:
+        """Note one duration."""
         self._values[stage].append(milliseconds)
         self._counts[stage] += 1
         self._totals[stage] += milliseconds
