@@ -35,6 +35,9 @@ endef
 INSTALLED := setup.py pyproject.toml MANIFEST.in CMakeLists.txt package.xml vggt_ros/__init__.py \
 	$(shell find cmake msg srv scripts launch config third_party -type f 2>/dev/null)
 
+# colcon gets an environment with everything but vggt_ros, so that its own build is what is tested.
+COLCON_VENV := .venv-colcon
+
 .PHONY: help setup demo test test-slow lint type format bench docs colcon clean
 
 help:  ## list the targets
@@ -47,7 +50,7 @@ demo: $(VENV)/.installed  ## replay four cameras through real nodes; results in 
 	@$(BIN)/vggt-ros demo --out demo_out
 
 test: $(VENV)/.installed  ## quick tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.installed  ## slow tests
 	@$(BIN)/python -m pytest -m slow
@@ -69,8 +72,11 @@ bench: $(VENV)/.installed  ## measure again what bench/ states
 docs: $(VENV)/.installed  ## write config/default.yaml and docs/parameters.md anew
 	@$(BIN)/python -m vggt_ros.cli.generate
 
+colcon: $(COLCON_VENV)/.installed  ## colcon build and colcon test against the wheels
+	@cmake/colcon_with_wheels.sh $(COLCON_VENV)
+
 clean:  ## remove everything that make has made
-	rm -rf $(VENV) build install log dist demo_out vggt_ros.egg-info
+	rm -rf $(VENV) $(COLCON_VENV) build install log dist demo_out vggt_ros.egg-info
 	rm -rf vggt_ros/msg vggt_ros/srv vggt_ros/vggt_ros_s__*.so
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -104,4 +110,12 @@ $(VENV)/.ros: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.installed: $(VENV)/.ros $(INSTALLED)
 	$(call pip,building the interfaces and installing vggt_ros (about a minute the first time),--no-build-isolation -e '.[$(EXTRAS)]')
+	@touch $@
+
+$(COLCON_VENV)/.installed: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(COLCON_VENV) $(COLCON_VENV)/.ros
+	@$(COLCON_VENV)/bin/python cmake/requirements.py run ros-wheels test colcon >$(COLCON_VENV)/all.txt
+	@echo "installing colcon and what vggt_ros depends on"
+	@$(COLCON_VENV)/bin/python -m pip --disable-pip-version-check install \
+		-r $(COLCON_VENV)/all.txt >>$(COLCON_VENV)/setup.log 2>&1 || { tail -n 25 $(COLCON_VENV)/setup.log; exit 1; }
 	@touch $@
