@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vggt_ros.errors import ExportError
-from vggt_ros.export.files import atomic_write
 
 REPORT, TIMINGS, MAP, TRAJECTORY = "report.json", "timings.json", "map.ply", "cameras.tum"
 PREVIEW, CONFIG = "preview.png", "config.yaml"
@@ -32,13 +28,6 @@ def prepare_folder(path: str | Path) -> Path:
             "give another folder or free its place"
         ) from error
     return folder
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with a stable layout; NaN and infinity are refused, JSON has none."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with atomic_write(path) as file:
-        file.write(text.encode())
 
 
 def table(rows: list[tuple[str, str, str, str]], head: tuple[str, str, str, str]) -> str:

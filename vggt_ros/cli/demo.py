@@ -17,6 +17,7 @@ import numpy as np
 
 from vggt_ros import results
 from vggt_ros.errors import SourceError, VggtRosError
+from vggt_ros.export.files import write_json
 from vggt_ros.geometry import Rigid3
 from vggt_ros.rig import Rig
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     truth = _Truth(world, rig, world_from_rig, (args.sets - 1) / RATE_HZ)
     report = _evaluate(out, truth, depth, live)
     report["evaluation"]["wall_time_s"] = round(time.monotonic() - start, 1)
-    results.write_json(out / results.REPORT, report)
+    write_json(out / results.REPORT, report)
     _preview(out, rig, last_images, depth, report)
     print("\n" + summary(report))
     print(f"\nresults in {out}; look at them with\n  xdg-open {out / results.PREVIEW}")
@@ -142,7 +143,7 @@ def _map_over_dds(
             )
         }
         live = _Live(status.sets_received, status.sets_used, timings)
-        results.write_json(
+        write_json(
             out / results.TIMINGS,
             {n: {"p50_ms": p50, "p95_ms": p95} for n, (p50, p95) in timings.items()},
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from vggt_ros import results
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, ConfigError, SourceError, nearest
+from vggt_ros.errors import AlignmentError, ConfigError, nearest
 from vggt_ros.rig import Rig, load_rig, merge_rigs
 
 _EXAMPLES = """\
@@ -77,21 +77,20 @@ class Outcome:
 
     def write(self, out: Path) -> None:
         """Write all files of the results folder."""
-        from vggt_ros.export.files import atomic_write
+        from vggt_ros.export.files import write_json, write_text
         from vggt_ros.export.ply import write_ply
-        from vggt_ros.export.trajectory import write_cameras_tum
+        from vggt_ros.export.trajectory import static_poses, write_tum
         from vggt_ros.parameters import dump_config
         from vggt_ros.preview import write_preview
 
         cloud = self.pipeline.cloud()
         poses = self.pipeline.scene.map_from_camera
         write_ply(out / results.MAP, cloud)
-        write_cameras_tum(out / results.TRAJECTORY, poses)
+        write_tum(out / results.TRAJECTORY, static_poses(poses), is_metric=cloud.is_metric)
         write_preview(out / results.PREVIEW, self.images, cloud, poses)
-        with atomic_write(out / results.CONFIG) as file:
-            file.write(dump_config(self.config).encode())
-        results.write_json(out / results.TIMINGS, self.pipeline.timings.summary())
-        results.write_json(out / results.REPORT, self.report())
+        write_text(out / results.CONFIG, dump_config(self.config))
+        write_json(out / results.TIMINGS, self.pipeline.timings.summary())
+        write_json(out / results.REPORT, self.report())
 
     def summary(self) -> str:
         """A table for the terminal."""
@@ -131,17 +130,15 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         ingest = Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
         outcome = Outcome(pipeline, config, {})
         failure: AlignmentError | None = None
-        messages = bag.messages(list(topics))
         bar = tqdm(
-            messages,
+            bag.messages(list(topics)),
             total=sum(bag.topics[t].count for t in topics),
             desc="replay",
             unit="image",
             disable=None if progress else True,
         )
-        for message in bar:
-            image = any_image_from_message(message.message, topics[message.topic])
-            frame_set = ingest.add(image)
+        for topic, _, message in bar:
+            frame_set = ingest.add(any_image_from_message(message, topics[topic]))
             if frame_set is None:
                 continue
             try:
@@ -178,15 +175,12 @@ def choose_cameras(bag: Any, config: Config) -> tuple[Rig, dict[str, str]]:
 
     Raises:
         ConfigError: a camera that the bag does not have.
+        SourceError: the bag has no image topics.
     """
-    found = bag.camera_topics()
-    if not found:
-        kinds = ", ".join(f"{t.name} ({t.type})" for t in bag.topics.values()) or "no topics"
-        raise SourceError(f"{bag.path}: no image topics; it holds {kinds}")
     rig = bag.rig()
+    topic_of = {camera.name: camera.image for camera in rig.cameras}
     if config.rig_file:
         rig = merge_rigs(rig, load_rig(config.rig_file))
-    topic_of = {name: camera.image_topic for name, camera in found.items()}
     for camera in rig.cameras:
         if camera.image and camera.image in bag.topics:
             topic_of[camera.name] = camera.image
