@@ -22,6 +22,8 @@ from vggt_ros.geometry import Rigid3
 from vggt_ros.rig import Rig
 
 SETS, RATE_HZ = 60, 10.0
+START_NS = 1_767_225_600 * 10**9
+"""Stamp of the first set: the beginning of 2026, so that stamps look like those of a robot."""
 COMPRESSED = 2
 """The first cameras of the rig record JPEG, the others raw images, so that both are exercised."""
 
@@ -89,14 +91,13 @@ def _record(bag: Path, world: Any, rig: Rig, world_from_rig: Rigid3, sets: int) 
 
     last: dict[str, Any] = {}
 
-    def images() -> Iterator[Any]:
-        for synthetic in simulate(world, rig, world_from_rig, sets=sets, rate_hz=RATE_HZ):
-            for image in synthetic.images:
-                last[image.camera] = image.data
-            yield synthetic.images
+    def taken() -> Iterator[Any]:
+        for each in simulate(world, rig, world_from_rig, sets, RATE_HZ, start_ns=START_NS):
+            last.update(each.images)
+            yield each
 
     with tqdm(total=sets, desc="simulate", unit="set") as bar:
-        record(bag, rig, images(), rig.names[:COMPRESSED], overwrite=True, on_set=bar.update)
+        record(bag, rig, taken(), rig.names[:COMPRESSED], overwrite=True, on_set=bar.update)
     return last
 
 

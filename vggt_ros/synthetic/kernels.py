@@ -261,9 +261,7 @@ def _sample_texture(texels, levels, count, u, v, ux, vx, uy, vy, decode, out):
             if weight == 0.0 or level + k >= count:
                 continue
             offset, w, h = levels[level + k, 0], levels[level + k, 1], levels[level + k, 2]
-            _bilinear(
-                texels, offset, w, h, su * w - 0.5, sv * h - 0.5, decode, out, weight
-            )
+            _bilinear(texels, offset, w, h, su * w - 0.5, sv * h - 0.5, decode, out, weight)
 
 
 @_jit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 
-from vggt_ros.rig import Rig
+from vggt_ros.rig import Rig, RigCamera
 from vggt_ros.sources.bag_writer import BagWriter
 from vggt_ros.sources.messages import (
     camera_info_message,
@@ -15,6 +15,7 @@ from vggt_ros.sources.messages import (
     image_message,
     tf_message,
 )
+from vggt_ros.synthetic.scenes import SyntheticSet
 from vggt_ros.types import StampedImage
 
 _JPEG_QUALITY = 92
@@ -24,7 +25,7 @@ _JPEG_QUALITY = 92
 def record(
     path: str | Path,
     rig: Rig,
-    sets: Iterable[Iterable[StampedImage]],
+    sets: Iterable[SyntheticSet],
     compressed: Iterable[str] = (),
     overwrite: bool = False,
     on_set: Callable[[], object] = lambda: None,
@@ -34,7 +35,7 @@ def record(
     Args:
         path: bag folder.
         rig: intrinsics, frame ids and `rig_from_camera` of all cameras.
-        sets: images in time order, "rgb8".
+        sets: what `scenes.simulate` yields.
         compressed: cameras that record JPEG on `<name>/image_raw/compressed`; the others record
             `<name>/image_raw`.
         overwrite: replace an existing bag.
@@ -47,19 +48,17 @@ def record(
         if camera.rig_from_camera is not None
     ]
     with BagWriter(path, overwrite=overwrite) as bag:
-        sent_transforms = False
-        for images in sets:
-            for image in images:
-                if not sent_transforms:
-                    message = tf_message(transforms, image.stamp_ns)
-                    bag.write("/tf_static", message, image.stamp_ns)
-                    sent_transforms = True
-                _write_image(bag, rig, image, image.camera in compressed)
+        for index, taken in enumerate(sets):
+            if index == 0:
+                bag.write("/tf_static", tf_message(transforms, taken.stamp_ns), taken.stamp_ns)
+            for camera in sorted(rig.cameras, key=lambda c: taken.stamps_ns[c.name]):
+                stamp, rgb = taken.stamps_ns[camera.name], taken.images[camera.name]
+                image = StampedImage(camera.name, stamp, rgb, "rgb8", camera.frame_id)
+                _write_image(bag, camera, image, camera.name in compressed)
             on_set()
 
 
-def _write_image(bag: BagWriter, rig: Rig, image: StampedImage, compress: bool) -> None:
-    camera = next(c for c in rig.cameras if c.name == image.camera)
+def _write_image(bag: BagWriter, camera: RigCamera, image: StampedImage, compress: bool) -> None:
     stamp, name = image.stamp_ns, image.camera
     if camera.model is not None:
         info = camera_info_message(camera.model, stamp, image.frame_id)

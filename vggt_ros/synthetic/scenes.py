@@ -157,7 +157,10 @@ def blank_room() -> World:
 
 
 def plane_world(
-    distance_m: float, tilt_rad: float = 0.0, material: Material | None = None, size_m: float = 40.0
+    distance_m: float,
+    tilt_rad: float = 0.0,
+    material: Material | None = None,
+    size_m: float = 40.0,
 ) -> World:
     """A textured plane across the z axis of a camera at the map origin with identity rotation.
 

@@ -146,7 +146,9 @@ class World:
         from vggt_ros.synthetic.lighting import light_maps
 
         textures = list(self._paint())
-        lights = light_maps(self) if self.lamps else [np.ones((1, 1, 3), np.float32)] * len(textures)
+        lights = (
+            light_maps(self) if self.lamps else [np.ones((1, 1, 3), np.float32)] * len(textures)
+        )
         return _pack(self.primitives, textures, lights)
 
     def _paint(self) -> Iterator[Image]:
