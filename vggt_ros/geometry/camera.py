@@ -74,8 +74,8 @@ class CameraModel:
 
     @property
     def is_distorted(self) -> bool:
-        """Whether any distortion coefficient differs from zero."""
-        return any(c != 0.0 for c in self.distortion)
+        """Rays are not straight from pixels; an equidistant lens without coefficients too."""
+        return self.distortion_model == "equidistant" or any(c != 0.0 for c in self.distortion)
 
     @property
     def horizontal_fov_rad(self) -> float:

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-from vggt_ros.errors import CalibrationError, SourceError, nearest
+from vggt_ros.errors import SourceError, nearest
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.rig import Rig, RigCamera
 from vggt_ros.sources.bag_recovery import DamagedFile, DamagedMcap, DamagedSqlite, RawMessage
@@ -39,7 +39,8 @@ _DYNAMIC_TF_TOLERANCE = 1e-5
 """A transform on /tf that changes by more [m or rad] moves."""
 
 
-class TopicInfo(NamedTuple):
+@dataclass(frozen=True)
+class TopicInfo:
     """Type and number of messages of one topic."""
 
     msgtype: str
@@ -278,15 +279,11 @@ class BagReader:
     def _calibration(self, camera: CameraTopics) -> tuple[CameraModel | None, str]:
         info = self.first(camera.camera_info) if camera.camera_info else None
         image = self.first(camera.image or camera.compressed)
-        frame = (
-            str((image if image is not None else info).header.frame_id)
-            if (image is not None or info is not None)
-            else ""
-        )
+        frames = [str(m.header.frame_id) for m in (image, info) if m is not None]
+        frame = next((name for name in frames if name), "")
         if info is None:
             return None, frame
-        model = model_from_camera_info(info, camera.name, rectified=camera.is_rectified)
-        return model, frame or str(info.header.frame_id)
+        return model_from_camera_info(info, camera.name, rectified=camera.is_rectified), frame
 
     # ------------------------------------------------------------------ files
 

@@ -121,7 +121,7 @@ class DamagedMcap(DamagedFile):
         messages = []
         try:
             for message in self._records(io.BytesIO(content), nested=True):
-                messages.append(message)  # noqa: PERF402 - what came before a cut is kept
+                messages.append(message)  # kept when the next record turns out to be cut
         except _Cut:
             is_cut = True
         yield from sorted(messages, key=lambda message: message.stamp_ns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -150,10 +151,8 @@ class BagWriter:
             return call(*args, **kwargs)
         except (OSError, sqlite3.Error, WriterError) as error:
             writer, self._writer = self._writer, None
-            try:
+            with contextlib.suppress(OSError, sqlite3.Error):  # may be beyond closing
                 writer.abort()
-            except (OSError, sqlite3.Error):  # the storage may be beyond closing
-                pass
             self._discard()
             raise ExportError(f"bag {self.path}: cannot be written: {error}") from error
 

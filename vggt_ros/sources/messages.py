@@ -6,6 +6,7 @@ Reading is duck-typed: messages of `rosbags` and of rclpy have the same attribut
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable
@@ -125,7 +126,7 @@ def compressed_image_from_message(message: Any, camera: str) -> StampedImage:
 
 
 def sniff_encoding(data: bytes) -> str:
-    """ "jpeg", "png" or "" by the first bytes of a file."""
+    """Tell "jpeg", "png" or "" by the first bytes of a file."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpeg"
     return "png" if data[:8] == b"\x89PNG\r\n\x1a\n" else ""
@@ -255,8 +256,6 @@ def _distortion(message: Any, where: str) -> tuple[str, tuple[float, ...]]:
 
 
 def _crop(model: CameraModel, message: Any, where: str) -> CameraModel:
-    import dataclasses
-
     roi = message.roi
     if not (roi.width or roi.height or roi.x_offset or roi.y_offset):
         return model
@@ -279,7 +278,7 @@ def _bin(model: CameraModel, message: Any) -> CameraModel:
 
 
 def camera_info_message(model: CameraModel, stamp_ns: int, frame_id: str) -> Any:
-    """A `sensor_msgs/CameraInfo` of the whole image; R is the identity, P has K and no baseline."""
+    """A `sensor_msgs/CameraInfo` of the whole image; R is the identity, P is K."""
     types = typestore().types
     k = model.matrix
     name = "plumb_bob" if model.distortion_model == "none" else model.distortion_model

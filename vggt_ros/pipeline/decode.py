@@ -1,0 +1,169 @@
+"""One stamped image to RGB, reduced and undistorted."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.errors import CalibrationError, SourceError
+from vggt_ros.geometry import CameraModel
+from vggt_ros.types import Frame, Image, StampedImage
+
+_YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "yuy2")
+_FILE_ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND"}
+"""Without its last marker a file was cut off; OpenCV would fill the rest with grey."""
+_TAIL_BYTES = 1024
+"""Where the last marker is sought: some cameras pad their files."""
+_ASPECT_TOLERANCE_PX = 1.0
+"""Calibration and image have the same aspect if scaling one to the other's width leaves a height
+within this of the other's: sizes are rounded to whole pixels."""
+
+
+def decode_rgb(image: StampedImage) -> Image:
+    """RGB (H, W, 3) uint8 of any encoding that `sources.messages` lets in.
+
+    EXIF orientation is ignored: calibration belongs to the pixels as they are stored.
+    16 bits are reduced to the upper 8.
+
+    Raises:
+        SourceError: a corrupt file, or an encoding that has no colours (depth).
+    """
+    import cv2
+
+    where = f"camera '{image.camera}'"
+    if isinstance(image.data, bytes):
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            bgr = cv2.imdecode(np.frombuffer(image.data, np.uint8), flags)
+        except cv2.error as error:
+            raise SourceError(f"{where}: corrupt {image.encoding}: {error}") from error
+        if bgr is None or _FILE_ENDS[image.encoding] not in image.data[-_TAIL_BYTES:]:
+            raise SourceError(
+                f"{where}: corrupt or cut off {image.encoding} image of {len(image.data)} bytes"
+            )
+        return _rgb(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    pixels, encoding = image.data, image.encoding
+    if encoding == "rgb8":
+        return np.ascontiguousarray(pixels, np.uint8)
+    if encoding.startswith(("bayer_", "mono")) or encoding == "8UC1":
+        pixels = _eight_bits(pixels)
+    codes: dict[str, int] = {
+        "bgr8": cv2.COLOR_BGR2RGB,
+        "8UC3": cv2.COLOR_BGR2RGB,
+        "rgba8": cv2.COLOR_RGBA2RGB,
+        "bgra8": cv2.COLOR_BGRA2RGB,
+        "mono8": cv2.COLOR_GRAY2RGB,
+        "8UC1": cv2.COLOR_GRAY2RGB,
+        "mono16": cv2.COLOR_GRAY2RGB,
+        "yuv422": cv2.COLOR_YUV2RGB_UYVY,
+        "uyvy": cv2.COLOR_YUV2RGB_UYVY,
+        "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
+        "yuyv": cv2.COLOR_YUV2RGB_YUY2,
+        "yuy2": cv2.COLOR_YUV2RGB_YUY2,
+        # ROS names the pattern from the first pixel, OpenCV's old names from the second row's
+        # second: its BayerBG is RGGB.
+        "bayer_rggb": cv2.COLOR_BayerBG2RGB,
+        "bayer_bggr": cv2.COLOR_BayerRG2RGB,
+        "bayer_gbrg": cv2.COLOR_BayerGR2RGB,
+        "bayer_grbg": cv2.COLOR_BayerGB2RGB,
+    }
+    code = codes.get(
+        encoding.removesuffix("16").removesuffix("8") if "bayer" in encoding else encoding
+    )
+    if code is None:
+        raise SourceError(
+            f"{where}: encoding '{encoding}' has no colours; expected one of "
+            f"{', '.join(['rgb8', *codes])}"
+        )
+    if encoding in _YUV and pixels.shape[1] % 2:
+        raise SourceError(f"{where}: {encoding} needs an even width, got {pixels.shape[1]}")
+    return _rgb(cv2.cvtColor(np.ascontiguousarray(pixels), code))
+
+
+def _rgb(pixels: Any) -> Image:
+    return np.asarray(pixels, np.uint8)
+
+
+def _eight_bits(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    if pixels.dtype.itemsize == 1:
+        return pixels
+    return (pixels.astype(np.uint16, copy=False) >> 8).astype(np.uint8)
+
+
+def reduced_size(width: int, height: int, max_width: int) -> tuple[int, int]:
+    """The size at which an image is handed on: no wider than `max_width`, same aspect."""
+    if width <= max_width:
+        return width, height
+    return max_width, max(1, round(height * max_width / width))
+
+
+def resize_rgb(rgb: Image, size: tuple[int, int]) -> Image:
+    """Reduce to (width, height), averaging the pixels that fall together."""
+    import cv2
+
+    if rgb.shape[1::-1] == size:
+        return rgb
+    return _rgb(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
+
+
+def fit_model(model: CameraModel, size: tuple[int, int], camera: str) -> CameraModel:
+    """The model for images of `size`, which must have the aspect of the calibration.
+
+    Raises:
+        CalibrationError: another aspect; the images are cropped in an unknown way.
+    """
+    if model.size == size:
+        return model
+    width, height = size
+    if (
+        abs(model.height * width / model.width - height) > _ASPECT_TOLERANCE_PX
+        and abs(model.width * height / model.height - width) > _ASPECT_TOLERANCE_PX
+    ):
+        raise CalibrationError(
+            f"camera '{camera}': calibrated at {model.width}x{model.height}, but the images are "
+            f"{width}x{height}, of another aspect; calibrate at this size or set the ROI"
+        )
+    return model.resized(width, height)
+
+
+class Undistorter:
+    """Images of a distorted camera to those of the pinhole camera with the same K.
+
+    The maps of each model are made once and kept.
+    """
+
+    def __init__(self) -> None:
+        self._maps: dict[CameraModel, tuple[Any, Any]] = {}
+
+    def undistort(self, rgb: Image, model: CameraModel) -> tuple[Image, CameraModel]:
+        """Image of the size of `model`; what the lens did not see is black.
+
+        Raises:
+            CalibrationError: a distortion that cannot be evaluated.
+        """
+        if not model.is_distorted:
+            return rgb, model.without_distortion()
+        import cv2
+
+        pinhole = model.without_distortion()
+        if model not in self._maps:
+            try:
+                pixels = model.project(pinhole.rays()).astype(np.float32)
+            except ValueError as error:
+                raise CalibrationError(str(error)) from error
+            self._maps[model] = cv2.convertMaps(
+                pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2
+            )
+        first, second = self._maps[model]
+        return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), pinhole
+
+
+def undistorted_frame(frame: Frame, model: CameraModel, undistorter: Undistorter) -> Frame:
+    """`frame` with the intrinsics `model`, which may be of another size of the same aspect."""
+    height, width = frame.rgb.shape[:2]
+    fitted = fit_model(model, (width, height), frame.camera)
+    rgb, pinhole = undistorter.undistort(frame.rgb, fitted)
+    return dataclasses.replace(frame, rgb=rgb, model=pinhole)
