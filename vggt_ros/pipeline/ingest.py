@@ -30,7 +30,6 @@ from vggt_ros.types import Frame, FrameSet, StampedImage
 
 _LOG = logging.getLogger(__name__)
 
-MAX_CAMERAS = 16
 _JUMP_NS = 1_000_000_000
 """A camera whose stamp goes back by more has a clock that was set back (bag loop)."""
 _BACKWARD_RUN = 5
@@ -69,12 +68,12 @@ class Ingest:
     =============== =================================================================
 
     Args:
-        cameras: 1 to 16 names in the fixed order of views.
+        cameras: names in the fixed order of views.
         models: intrinsics by camera; None or absent: not calibrated.
         config: limits.
 
     Raises:
-        ConfigError: no, too many or repeated cameras, or `min_cameras` above their number.
+        ConfigError: no or repeated cameras, or `min_cameras` above their number.
     """
 
     def __init__(
@@ -83,9 +82,9 @@ class Ingest:
         models: Mapping[str, CameraModel | None],
         config: IngestConfig,
     ):
-        if not 1 <= len(cameras) <= MAX_CAMERAS or len(set(cameras)) != len(cameras):
+        if not cameras or len(set(cameras)) != len(cameras):
             raise ConfigError(
-                f"cameras: expected 1 to {MAX_CAMERAS} different names, got {list(cameras)}"
+                f"cameras: expected one name or more, all different, got {list(cameras)}"
             )
         if config.min_cameras > len(cameras):
             raise ConfigError(

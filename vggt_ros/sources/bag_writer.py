@@ -93,13 +93,10 @@ class BagWriter:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        writer, self._writer = self._writer, None
-        if kind is not None:
-            writer.abort()
-            self._discard()
+        if kind is not None or self._writer is None:  # None: a write failed and said so
+            self._abort()
             return
-        self._writer = writer
-        self._guarded(writer.close)
+        self._guarded(self._writer.close)
         self._writer = None
         self._publish()
 
@@ -141,6 +138,15 @@ class BagWriter:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary = None
 
+    def _abort(self) -> None:
+        import sqlite3
+
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(OSError, sqlite3.Error):  # may be beyond closing
+                writer.abort()
+        self._discard()
+
     def _guarded(self, call: Any, *args: Any, **kwargs: Any) -> Any:
         """Turn a full disk and refusals of the storage into an `ExportError` and clean up."""
         import sqlite3
@@ -150,10 +156,7 @@ class BagWriter:
         try:
             return call(*args, **kwargs)
         except (OSError, sqlite3.Error, WriterError) as error:
-            writer, self._writer = self._writer, None
-            with contextlib.suppress(OSError, sqlite3.Error):  # may be beyond closing
-                writer.abort()
-            self._discard()
+            self._abort()
             raise ExportError(f"bag {self.path}: cannot be written: {error}") from error
 
 
