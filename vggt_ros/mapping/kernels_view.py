@@ -1,0 +1,172 @@
+"""What a camera sees of the map: chunks in the view cone, projection, free space."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from vggt_ros.mapping.surfels import CHUNK, kill
+
+CARVE_VOXELS = 1.5
+CARVE_FRACTION = 0.02
+"""A surfel is seen through if it lies this many voxels plus this fraction of the depth before
+the measured surface: two standard deviations of a good stereo or network depth (1 %)."""
+
+CARVE_LOG_ODDS = 0.7
+"""What one look through a surfel takes off, times the confidence of the pixel (p = 1/3)."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def visible_chunks(bounds, chunks, rotation, translation, intrinsics, width, height, pad, far):
+    """Chunks whose bounding sphere meets the view cone between the camera and `far`.
+
+    Args:
+        bounds: (chunks, 6) boxes in map.
+        rotation, translation: `camera_from_map`, float32.
+        intrinsics: fx fy cx cy, float32.
+        pad: how far a surfel may have moved or reach out of its box [map units].
+        far: 0 for no limit [map units].
+
+    Returns:
+        Indices of the chunks, ascending, int64.
+    """
+    found = np.empty(chunks, np.int64)
+    count = 0
+    fx, fy, cx, cy = intrinsics
+    # Slopes of the four sides, half a pixel outside the centres of the outer pixels.
+    left, right = (-0.5 - cx) / fx, (width - 0.5 - cx) / fx
+    top, bottom = (-0.5 - cy) / fy, (height - 0.5 - cy) / fy
+    norm_l, norm_r = np.sqrt(1 + left * left), np.sqrt(1 + right * right)
+    norm_t, norm_b = np.sqrt(1 + top * top), np.sqrt(1 + bottom * bottom)
+    for chunk in range(chunks):
+        b = bounds[chunk]
+        hx, hy, hz = 0.5 * (b[3] - b[0]), 0.5 * (b[4] - b[1]), 0.5 * (b[5] - b[2])
+        mx, my, mz = 0.5 * (b[3] + b[0]), 0.5 * (b[4] + b[1]), 0.5 * (b[5] + b[2])
+        reach = np.sqrt(hx * hx + hy * hy + hz * hz) + pad
+        z = rotation[2, 0] * mx + rotation[2, 1] * my + rotation[2, 2] * mz + translation[2]
+        if z < -reach or (far > 0 and z > far + reach):
+            continue
+        x = rotation[0, 0] * mx + rotation[0, 1] * my + rotation[0, 2] * mz + translation[0]
+        y = rotation[1, 0] * mx + rotation[1, 1] * my + rotation[1, 2] * mz + translation[1]
+        if x - left * z < -reach * norm_l or right * z - x < -reach * norm_r:
+            continue
+        if y - top * z < -reach * norm_t or bottom * z - y < -reach * norm_b:
+            continue
+        found[count] = chunk
+        count += 1
+    return found[:count]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def project_chunk(surfels, start, stop, rotation, translation, intrinsics, width, height, uv, depth):
+    """Pixels and depth of rows start..stop; without branches, so that it is vectorised.
+
+    Args:
+        uv: (2, CHUNK) float32 out: column and row plus one half, cut off at -1 and at the size
+            plus one; -1 as well for what is behind the camera or dead.
+        depth: (CHUNK,) float32 out: z in the camera.
+    """
+    r00, r01, r02 = rotation[0, 0], rotation[0, 1], rotation[0, 2]
+    r10, r11, r12 = rotation[1, 0], rotation[1, 1], rotation[1, 2]
+    r20, r21, r22 = rotation[2, 0], rotation[2, 1], rotation[2, 2]
+    t0, t1, t2 = translation[0], translation[1], translation[2]
+    fx, fy = intrinsics[0], intrinsics[1]
+    cx, cy = intrinsics[2] + np.float32(0.5), intrinsics[3] + np.float32(0.5)
+    one, half = np.float32(1), np.float32(-1)
+    right, bottom = np.float32(width + 1), np.float32(height + 1)
+    xs, ys, zs = surfels.x[start:stop], surfels.y[start:stop], surfels.z[start:stop]
+    us, vs = uv[0], uv[1]
+    for i in range(stop - start):
+        x, y, z = xs[i], ys[i], zs[i]
+        d = r20 * x + r21 * y + r22 * z + t2
+        inverse = one / d
+        u = (r00 * x + r01 * y + r02 * z + t0) * fx * inverse + cx
+        v = (r10 * x + r11 * y + r12 * z + t1) * fy * inverse + cy
+        u = u if u > half else half
+        v = v if v > half else half
+        u = u if u < right else right
+        v = v if v < bottom else bottom
+        us[i] = u if d > np.float32(0) else half
+        vs[i] = v
+        depth[i] = d
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def free_depth(depth, confidence, voxel):
+    """How far each pixel shows free space: (H, W) float32, 0 where it shows none.
+
+    The nearest of 3x3 depths counts, so that a surfel at a silhouette is not taken for
+    transparent because its pixel lies half a pixel beside it.
+    """
+    height, width = depth.shape
+    rows = np.empty((height, width), np.float32)
+    free = np.empty((height, width), np.float32)
+    infinity = np.float32(np.inf)
+    for v in range(height):
+        for u in range(width):
+            d = depth[v, u]
+            free[v, u] = d if d > np.float32(0) else infinity
+        for u in range(width):
+            a = free[v, u - 1] if u > 0 else infinity
+            b = free[v, u + 1] if u < width - 1 else infinity
+            c = free[v, u]
+            a = a if a < b else b
+            rows[v, u] = a if a < c else c
+    margin = np.float32(CARVE_VOXELS * voxel)
+    keep = np.float32(1 - CARVE_FRACTION)
+    for v in range(height):
+        above, below = max(v - 1, 0), min(v + 1, height - 1)
+        for u in range(width):
+            a, b, c = rows[above, u], rows[below, u], rows[v, u]
+            a = a if a < b else b
+            a = a if a < c else c
+            d = depth[v, u]
+            seen = d > np.float32(0) and d < infinity and confidence[v, u] > np.float32(0)
+            free[v, u] = a * keep - margin if seen else np.float32(0)
+    return free
+
+
+@njit(cache=True, nogil=True)
+def carve(
+    surfels, table, rows, chunks, rotation, translation, intrinsics, free, confidence
+):
+    """Lower the odds of the surfels that a depth map sees through; kill those below even odds.
+
+    Returns:
+        How many were killed.
+    """
+    height, width = free.shape
+    uv = np.empty((2, CHUNK), np.float32)
+    depth = np.empty(CHUNK, np.float32)
+    killed = 0
+    for chunk in chunks:
+        start = chunk * CHUNK
+        stop = min(start + CHUNK, rows)
+        project_chunk(
+            surfels, start, stop, rotation, translation, intrinsics, width, height, uv, depth
+        )
+        for i in range(stop - start):
+            u, v = uv[0, i], uv[1, i]
+            if u < 0 or v < 0 or u >= width or v >= height:
+                continue
+            column, line = int(u), int(v)
+            if depth[i] < free[line, column]:
+                row = start + i
+                surfels.log_odds[row] -= np.float32(CARVE_LOG_ODDS) * min(
+                    np.float32(1), confidence[line, column]
+                )
+                if surfels.log_odds[row] < 0:
+                    kill(surfels, table, row)
+                    killed += 1
+    return killed
+
+
+@njit(cache=True, nogil=True)
+def count_measured(depth, confidence):
+    """Pixels with a finite positive depth and a positive confidence."""
+    count = 0
+    for v in range(depth.shape[0]):
+        for u in range(depth.shape[1]):
+            d = depth[v, u]
+            count += d > 0 and d < np.inf and confidence[v, u] > 0
+    return count

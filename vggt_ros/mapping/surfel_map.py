@@ -1,0 +1,355 @@
+"""The surfel map: points with normal, size, colour and confidence, one or two for each voxel.
+
+After Keller et al., "Real-time 3D reconstruction in dynamic scenes using point-based fusion"
+(3DV 2013), with a voxel hash instead of an index image for association, so that the cost of a
+set does not grow with the map, and free-space carving with log odds (Hornung et al., OctoMap,
+2013). Single-threaded and without random numbers: the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.config import MapConfig
+from vggt_ros.errors import CalibrationError, ConfigError
+from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.mapping import kernels_merge, kernels_render, kernels_view, surfels
+from vggt_ros.mapping.cloud import thin_to, voxel_average
+from vggt_ros.mapping.interface import FuseStatistics
+from vggt_ros.types import DepthMap, Float32, PointCloud, Rendering
+
+logger = logging.getLogger(__name__)
+
+_FIRST_TABLE_ROWS = 16_384
+_LEAST_ROWS = 1024
+_EVICTION_SLACK = 0.05
+"""Fraction of the budget that is freed beyond need, so that not every set has to evict."""
+
+_REMOVED_FRACTION = 0.2
+"""Removed slots, as a fraction of the rows, that make the hash worth rebuilding."""
+
+_DEAD_FRACTION = 0.25
+"""Dead rows, as a fraction of all, that make compacting worthwhile."""
+
+REJECT_REASONS = ("invalid", "far", "grazing", "outside", "full")
+
+
+class SurfelMap:
+    """A dense map within a fixed memory budget; see `mapping.interface.Map`.
+
+    Args:
+        config: `map.*`.
+
+    Raises:
+        ConfigError: the budget is too small for any map.
+    """
+
+    def __init__(self, config: MapConfig) -> None:
+        self.config = config
+        self._capacity = int(config.budget_mb * 1e6 / surfels.BYTES_PER_SURFEL)
+        if self._capacity < _LEAST_ROWS:
+            raise ConfigError(
+                f"map.budget_mb: expected room for {_LEAST_ROWS} surfels "
+                f"({_LEAST_ROWS * surfels.BYTES_PER_SURFEL / 1e6:.2g} MB) or more, got "
+                f"{config.budget_mb} MB; raise it"
+            )
+        self.rejected = dict.fromkeys(REJECT_REASONS, 0)
+        """Pixels that were not fused, by reason, since the last `clear`."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything; the memory goes back to the system."""
+        self._surfels = surfels.allocate(self._capacity)
+        self._table = surfels.new_table(min(self._capacity, _FIRST_TABLE_ROWS))
+        self._rows = 0
+        self._living = 0
+        self._most_rows = 0
+        self._removed_slots = 0
+        self._view = 0
+        self.rejected = dict.fromkeys(REJECT_REASONS, 0)
+
+    @property
+    def size(self) -> int:
+        """Surfels in the map."""
+        return self._living
+
+    @property
+    def capacity(self) -> int:
+        """Surfels that the budget holds."""
+        return self._capacity
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the surfels and their tables take up."""
+        chunks = -(-self._most_rows // surfels.CHUNK)
+        return self._most_rows * surfels.ROW_BYTES + chunks * 24 + self._table.nbytes
+
+    def fuse(self, depth_maps: Sequence[DepthMap], bootstrap: bool = False) -> FuseStatistics:
+        """Merge the depth maps of one set.
+
+        First everything that the set sees through loses probability, then the measured points
+        are averaged into the surfels of their voxels. Pixels that are not finite, not positive,
+        too far or too flat are counted in `rejected`. Maps whose alignment was not accepted are
+        skipped.
+
+        Args:
+            depth_maps: depth [map units] with pose; any sizes.
+            bootstrap: these surfels are evicted after all others.
+
+        Raises:
+            CalibrationError: shapes that do not agree or a distorted camera.
+            ConfigError: the set alone exceeds the budget.
+
+        After an error the map is as it was before.
+        """
+        views = [_View(depth_map) for depth_map in depth_maps if depth_map.alignment.accepted]
+        measured = sum(view.measured for view in views)
+        if measured > self._capacity:
+            raise ConfigError(
+                f"map.budget_mb: one set has {measured} depth pixels, the budget of "
+                f"{self.config.budget_mb} MB holds {self._capacity} surfels; raise it to "
+                f"{math.ceil(measured * surfels.BYTES_PER_SURFEL / 1e6)} MB or reduce the images"
+            )
+        evicted = self._make_room(measured)
+        carved = self._carve(views) if self.config.carve else 0
+        totals = np.zeros(kernels_merge.COUNTS, np.int64)
+        for view in views:
+            totals += self._merge(view, bootstrap)
+        for index, reason in enumerate(REJECT_REASONS):
+            self.rejected[reason] += int(totals[index])
+        if self._removed_slots > _REMOVED_FRACTION * max(self._living, _FIRST_TABLE_ROWS):
+            self._tidy(self._living)
+        return FuseStatistics(
+            int(totals[kernels_merge.ADDED]), int(totals[kernels_merge.UPDATED]), carved, evicted
+        )
+
+    def render(
+        self, model: CameraModel, map_from_camera: Rigid3, attributes: bool = False
+    ) -> Rendering:
+        """The nearest surface for each pixel; NaN where the map is empty.
+
+        Args:
+            model: pinhole camera; distortion is an error.
+            map_from_camera: pose.
+            attributes: also colour, normals in map and confidence (slower); single holes are
+                closed in the depth only.
+        """
+        _check_pinhole(model, "render")
+        intrinsics = _intrinsics(model)
+        rotation, translation = _rotation_translation(map_from_camera.inverse())
+        chunks = self._visible(model, rotation, translation, 0.0)
+        buffer = kernels_render.splat(
+            self._surfels,
+            self._rows,
+            chunks,
+            rotation,
+            translation,
+            intrinsics,
+            np.float32(self.config.voxel_m),
+            attributes,
+            model.width,
+            model.height,
+        )
+        if not attributes:
+            depth = kernels_render.unpack_depth(buffer, model.width, model.height)
+            return Rendering(kernels_render.fill_holes(depth))
+        depth, rgb, normals, confidence = kernels_render.unpack_rows(
+            self._surfels, buffer, rotation, translation, intrinsics, model.width, model.height
+        )
+        return Rendering(kernels_render.fill_holes(depth), rgb, normals, confidence)
+
+    def cloud(
+        self,
+        min_hits: int = 1,
+        min_confidence: float = 0.0,
+        voxel_m: float = 0.0,
+        max_points: int = 0,
+    ) -> PointCloud:
+        """A copy of the map for publishing and export; 0 means no limit.
+
+        Args:
+            min_hits: depth maps that must have seen a surfel.
+            min_confidence: least probability of a surfel, 0 to 1.
+            voxel_m: points of one cell of this size are averaged.
+            max_points: evenly thinned, in the order of the map, to this number.
+        """
+        s, n = self._surfels, self._rows
+        keep = (s.flags[:n] & surfels.ALIVE) > 0
+        if min_hits > 1:
+            keep &= s.hits[:n] >= min_hits
+        if min_confidence > 0:
+            odds = math.inf if min_confidence >= 1 else _log_odds(min_confidence)
+            keep &= s.log_odds[:n] >= odds
+        rows = np.flatnonzero(keep)
+        if max_points and not voxel_m:
+            rows = rows[thin_to(len(rows), max_points)]
+        normals = s.normal[rows].astype(np.float32)
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True) + np.float32(1e-6)
+        cloud = PointCloud(
+            np.column_stack([s.x[rows], s.y[rows], s.z[rows]]),
+            (s.rgb[rows] >> 8).astype(np.uint8),
+            normals,
+            1 / (1 + np.exp(-s.log_odds[rows])),
+        )
+        return voxel_average(cloud, voxel_m, max_points) if voxel_m else cloud
+
+    def _visible(
+        self, model: CameraModel, rotation: Float32, translation: Float32, far: float
+    ) -> NDArray[np.int64]:
+        """Chunks that a camera may see, from `camera_from_map`."""
+        # A surfel moves at most MAX_REACH cells before it is entered anew in the box.
+        pad = (kernels_merge.MAX_REACH + 2) * self.config.voxel_m
+        return kernels_view.visible_chunks(
+            self._surfels.bounds,
+            -(-self._rows // surfels.CHUNK),
+            rotation,
+            translation,
+            _intrinsics(model),
+            model.width,
+            model.height,
+            np.float32(pad),
+            np.float32(far),
+        )
+
+    def _carve(self, views: Sequence[_View]) -> int:
+        carved = 0
+        for view in views:
+            rotation, translation = _rotation_translation(view.map_from_camera.inverse())
+            free = kernels_view.free_depth(view.depth, view.confidence, self.config.voxel_m)
+            farthest = float(free.max(initial=0.0, where=np.isfinite(free)))
+            chunks = self._visible(view.model, rotation, translation, farthest)
+            killed = kernels_view.carve(
+                self._surfels,
+                self._table,
+                self._rows,
+                chunks,
+                rotation,
+                translation,
+                view.intrinsics,
+                free,
+                view.confidence,
+            )
+            carved += killed
+        self._living -= carved
+        self._removed_slots += carved
+        return carved
+
+    def _merge(self, view: _View, bootstrap: bool) -> NDArray[np.int64]:
+        self._reserve_table(self._living + view.measured)
+        rotation, translation = _rotation_translation(view.map_from_camera)
+        self._view += 1
+        rows_before = self._rows
+        self._rows, counts = kernels_merge.merge(
+            self._surfels,
+            self._table,
+            self._rows,
+            self._capacity,
+            view.depth,
+            view.confidence,
+            view.rgb,
+            kernels_merge.tile_planes(view.depth, view.intrinsics),
+            view.intrinsics,
+            rotation,
+            translation,
+            np.float32(self.config.voxel_m),
+            np.float32(self.config.max_depth_m),
+            np.float32(math.cos(math.radians(self.config.max_incidence_deg))),
+            self._view,
+        )
+        if bootstrap:
+            self._surfels.flags[rows_before : self._rows] |= surfels.BOOTSTRAP
+        joined = int(counts[kernels_merge.JOINED])
+        self._living += int(counts[kernels_merge.ADDED]) - joined
+        self._removed_slots += joined
+        self._most_rows = max(self._most_rows, self._rows)
+        return counts
+
+    def _make_room(self, needed: int) -> int:
+        """Have `needed` rows free; returns how many surfels were evicted."""
+        evicted = 0
+        is_sparse = self._rows - self._living > max(
+            _FIRST_TABLE_ROWS, _DEAD_FRACTION * self._rows
+        )
+        if self._rows + needed <= self._capacity and not is_sparse:
+            return 0
+        surplus = self._living + needed - self._capacity
+        if surplus > 0:
+            count = min(self._living, surplus + int(_EVICTION_SLACK * self._capacity))
+            evicted = surfels.evict(
+                self._surfels, self._rows, count, self._view, kernels_merge.MOST_LOG_ODDS
+            )
+            self._living -= evicted
+            logger.debug("map: evicted %d of %d surfels", evicted, evicted + self._living)
+        self._rows = surfels.compact(self._surfels, self._rows)
+        self._tidy(self._living + needed)
+        return evicted
+
+    def _reserve_table(self, rows: int) -> None:
+        """Make the hash large enough for `rows` surfels."""
+        rows = min(rows, self._capacity)
+        if rows * surfels.SLOTS_PER_ROW > self._table.size:
+            self._tidy(rows)
+
+    def _tidy(self, rows: int) -> None:
+        """Rebuild the hash, twice as large until `rows` surfels fit in."""
+        size = self._table.size / surfels.SLOTS_PER_ROW
+        while size < min(rows, self._capacity):
+            size *= 2
+        wanted = min(int(size), self._capacity)
+        if wanted * surfels.SLOTS_PER_ROW > self._table.size:
+            self._table = np.empty(0, np.int32)  # the old one goes before the new one comes
+            self._table = surfels.new_table(wanted)
+        surfels.rebuild(self._surfels, self._table, self._rows)
+        self._removed_slots = 0
+
+
+class _View:
+    """One checked depth map in the form that the kernels take."""
+
+    def __init__(self, depth_map: DepthMap) -> None:
+        model = depth_map.model
+        where = f"fuse: camera '{depth_map.camera}'"
+        _check_pinhole(model, where)
+        shape = (model.height, model.width)
+        for name, array, expected in (
+            ("depth", depth_map.depth, shape),
+            ("confidence", depth_map.confidence, shape),
+            ("rgb", depth_map.rgb, (*shape, 3)),
+        ):
+            if array.shape != expected:
+                raise CalibrationError(
+                    f"{where}: expected {name} of shape {expected} for its model, "
+                    f"got {array.shape}; resize the image or the model (CameraModel.resized)"
+                )
+        self.model = model
+        self.map_from_camera = depth_map.map_from_camera
+        self.depth = np.ascontiguousarray(depth_map.depth, np.float32)
+        self.confidence = np.ascontiguousarray(depth_map.confidence, np.float32)
+        self.rgb = np.ascontiguousarray(depth_map.rgb, np.uint8)
+        self.intrinsics = _intrinsics(model)
+        self.measured = kernels_view.count_measured(self.depth, self.confidence)
+
+
+def _check_pinhole(model: CameraModel, where: str) -> None:
+    if model.is_distorted:
+        raise CalibrationError(
+            f"{where}: expected a camera without distortion, got {model.distortion_model} "
+            f"{model.distortion}; undistort the image and use model.without_distortion()"
+        )
+
+
+def _intrinsics(model: CameraModel) -> Float32:
+    return np.array([model.fx, model.fy, model.cx, model.cy], np.float32)
+
+
+def _rotation_translation(transform: Rigid3) -> tuple[Float32, Float32]:
+    return transform.rotation.astype(np.float32), transform.translation.astype(np.float32)
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))
