@@ -353,9 +353,7 @@ def merge(
                         rows += 1
                         continue
                     total = surfels.weight[row] + weight
-                    _average(
-                        surfels, row, weight / total, x, y, z, nx, ny, nz, red, green, blue
-                    )
+                    _average(surfels, row, weight / total, x, y, z, nx, ny, nz, red, green, blue)
                     surfels.weight[row] = min(np.float32(MOST_WEIGHT), total)
                     if surfels.last[row] != view:
                         surfels.last[row] = view

@@ -58,7 +58,9 @@ def visible_chunks(bounds, chunks, rotation, translation, intrinsics, width, hei
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def project_chunk(surfels, start, stop, rotation, translation, intrinsics, width, height, uv, depth):
+def project_chunk(
+    surfels, start, stop, rotation, translation, intrinsics, width, height, uv, depth
+):
     """Pixels and depth of rows start..stop; without branches, so that it is vectorised.
 
     Args:
@@ -127,9 +129,7 @@ def free_depth(depth, confidence, voxel):
 
 
 @njit(cache=True, nogil=True)
-def carve(
-    surfels, table, rows, chunks, rotation, translation, intrinsics, free, confidence
-):
+def carve(surfels, table, rows, chunks, rotation, translation, intrinsics, free, confidence):
     """Lower the odds of the surfels that a depth map sees through; kill those below even odds.
 
     Returns:

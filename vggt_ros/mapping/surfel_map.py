@@ -272,9 +272,7 @@ class SurfelMap:
     def _make_room(self, needed: int) -> int:
         """Have `needed` rows free; returns how many surfels were evicted."""
         evicted = 0
-        is_sparse = self._rows - self._living > max(
-            _FIRST_TABLE_ROWS, _DEAD_FRACTION * self._rows
-        )
+        is_sparse = self._rows - self._living > max(_FIRST_TABLE_ROWS, _DEAD_FRACTION * self._rows)
         if self._rows + needed <= self._capacity and not is_sparse:
             return 0
         surplus = self._living + needed - self._capacity
