@@ -113,6 +113,11 @@ class SfmConfig:
     min_tri_angle_deg: float = parameter(
         4.0, "smallest angle between rays of the first pair", unit="deg", low=0.1, high=45.0
     )
+    intrinsics: str = parameter(
+        "auto",
+        "unknown intrinsics: per_camera; shared by all images of one size; auto: what fits",
+        choices=("auto", "per_camera", "shared"),
+    )
     retry_period_s: float = parameter(
         2.0, "shortest time between two tries", unit="s", low=0.0, high=600.0
     )

@@ -1,45 +1,23 @@
-"""The `sfm` bootstrapper: SIFT structure from motion with pycolmap, on the CPU.
-
-COLMAP puts the centre of the top-left pixel at (0.5, 0.5), this package at (0, 0):
-`_to_colmap` and `_from_colmap` are the only places that know.
-"""
+"""The `sfm` bootstrapper: SIFT structure from motion with pycolmap, on the CPU."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vggt_ros.config import SfmConfig
 from vggt_ros.errors import AlignmentError
-from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.geometry import Rigid3
+from vggt_ros.pipeline.colmap_cameras import camera_from_colmap
+from vggt_ros.pipeline.sfm_mapping import ColmapWorkspace
+from vggt_ros.pipeline.sfm_refine import choose_intrinsics, polish
 from vggt_ros.types import Float64, Frame, FrameSet, Image, UnscaledScene, View
-
-_LOG = logging.getLogger(__name__)
-
-_PRIOR_FOCAL = 1.2
-"""First guess of an unknown focal length over the longer side (COLMAP's default: 53 degrees)."""
-
-_MAX_REPROJECTION_PX = 2.0
-"""Points that fit worse after the last bundle adjustment are left out."""
-
-
-@dataclass(frozen=True)
-class _Try:
-    """Thresholds of one attempt to start a reconstruction."""
-
-    min_tri_angle_deg: float
-    min_inliers: int
-    pnp_inliers: int
 
 
 class SfmBootstrapper:
@@ -106,160 +84,19 @@ def _view_name(frame: Frame, stamp_ns: int, several_sets: bool) -> str:
 def _reconstruct(
     frames: Sequence[Frame], folder: Path, config: SfmConfig
 ) -> tuple[Any, dict[str, float]]:
-    """The largest reconstruction (None if there is none) and the seconds of each part."""
+    """The best reconstruction (None if there is none) and the seconds of each part."""
     import pycolmap
 
-    seconds: dict[str, float] = {}
     with _quiet(pycolmap):
         pycolmap.set_random_seed(config.seed)
-        database = folder / "sfm.db"
-        known = _write_database(pycolmap, frames, folder, database)
-        t = time.monotonic()
-        extraction = pycolmap.FeatureExtractionOptions()
-        extraction.max_image_size = config.max_image_px
-        extraction.num_threads = _threads()
-        extraction.sift.max_num_features = config.max_features
-        pycolmap.extract_features(
-            database,
-            folder / "images",
-            [_file(k) for k in range(len(frames))],
-            extraction_options=extraction,
-            device=pycolmap.Device.cpu,
-        )
-        seconds["features_s"] = time.monotonic() - t
-        t = time.monotonic()
-        matching = pycolmap.FeatureMatchingOptions()
-        matching.num_threads = _threads()
-        matching.use_gpu = False
-        verification = pycolmap.TwoViewGeometryOptions()
-        verification.ransac.random_seed = config.seed
-        pycolmap.match_exhaustive(
-            database,
-            matching_options=matching,
-            verification_options=verification,
-            device=pycolmap.Device.cpu,
-        )
-        seconds["matching_s"] = time.monotonic() - t
-        t = time.monotonic()
-        best = _map(pycolmap, len(frames), known, folder, database, config)
-        if best is not None:
-            _refine(pycolmap, best, frames)
-        seconds["mapping_s"] = time.monotonic() - t
-    return best, seconds
-
-
-def _map(
-    pycolmap: Any, count: int, known: set[int], folder: Path, database: Path, config: SfmConfig
-) -> Any:
-    """Incremental mapping from stricter to looser starts; the largest model wins."""
-    best: Any = None
-    for attempt in _tries(config):
-        options = pycolmap.IncrementalPipelineOptions()
-        options.random_seed = config.seed
-        options.num_threads = _threads()
-        options.min_model_size = 2
-        options.extract_colors = False
-        options.constant_cameras = known
-        options.mapper.random_seed = config.seed
-        options.mapper.init_min_tri_angle = attempt.min_tri_angle_deg
-        options.mapper.init_min_num_inliers = attempt.min_inliers
-        options.mapper.abs_pose_min_num_inliers = attempt.pnp_inliers
-        options.triangulation.random_seed = config.seed
-        options.triangulation.ignore_two_view_tracks = count > 8
-        models = pycolmap.incremental_mapping(database, folder / "images", folder, options)
-        for _, model in sorted(models.items()):
-            if best is None or _size(model) > _size(best):
-                best = model
-        if best is not None and best.num_reg_images() == count:
-            break
-        _LOG.debug("sfm: %s gave %s of %d views", attempt, best and best.num_reg_images(), count)
-    return best
-
-
-def _tries(config: SfmConfig) -> list[_Try]:
-    angle = config.min_tri_angle_deg
-    return [_Try(angle, 100, 30), _Try(angle / 2, 50, 20), _Try(angle / 4, 25, 15)]
-
-
-def _size(model: Any) -> tuple[int, int]:
-    return model.num_reg_images(), model.num_points3D()
-
-
-def _refine(pycolmap: Any, model: Any, frames: Sequence[Frame]) -> None:
-    """Last bundle adjustments, each followed by taking out what fits badly."""
-    for _ in range(2):
-        options = pycolmap.BundleAdjustmentOptions()
-        options.print_summary = False
-        options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
-        options.ceres.loss_function_scale = 1.0
-        options.ceres.solver_options.num_threads = _threads()
-        if all(frame.model is not None for frame in frames):
-            options.refine_focal_length = False
-            options.refine_extra_params = False
-        pycolmap.bundle_adjustment(model, options)
-        manager = pycolmap.ObservationManager(model)
-        manager.filter_all_points3D(_MAX_REPROJECTION_PX, 1.5)
-    model.update_point_3d_errors()
-
-
-def _write_database(
-    pycolmap: Any, frames: Sequence[Frame], folder: Path, database: Path
-) -> set[int]:
-    """Write images and cameras in view order (ids from 1); ids of the known cameras."""
-    (folder / "images").mkdir()
-    ids: dict[tuple[str, CameraModel | None, tuple[int, ...]], int] = {}
-    known: set[int] = set()
-    db = pycolmap.Database.open(database)
-    for k, frame in enumerate(frames):
-        grey = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2GRAY)
-        path = folder / "images" / _file(k)
-        if not cv2.imwrite(str(path), grey, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-            raise AlignmentError(f"structure from motion: cannot write {path}; is the disk full?")
-        key = (frame.camera, frame.model, frame.rgb.shape[:2])
-        if key not in ids:
-            camera = _to_colmap(pycolmap, frame)
-            ids[key] = db.write_camera(camera)
-            camera.camera_id = ids[key]
-            rig = pycolmap.Rig()
-            rig.add_ref_sensor(camera.sensor_id)
-            rig_id = db.write_rig(rig)
-            if rig_id != ids[key]:
-                raise AssertionError("rig and camera ids run together in a fresh database")
-            if frame.model is not None:
-                known.add(ids[key])
-        image = pycolmap.Image(name=_file(k), camera_id=ids[key])
-        image.image_id = db.write_image(image)
-        colmap_frame = pycolmap.Frame()
-        colmap_frame.rig_id = ids[key]
-        colmap_frame.add_data_id(image.data_id)
-        db.write_frame(colmap_frame)
-    db.close()
-    return known
-
-
-def _to_colmap(pycolmap: Any, frame: Frame) -> Any:
-    """A COLMAP camera: PINHOLE as given, else SIMPLE_RADIAL with a guessed focal length."""
-    height, width = frame.rgb.shape[:2]
-    if frame.model is None:
-        model = "SIMPLE_RADIAL"
-        params = [_PRIOR_FOCAL * max(width, height), width / 2, height / 2, 0.0]
-    else:
-        m = frame.model
-        model, params = "PINHOLE", [m.fx, m.fy, m.cx + 0.5, m.cy + 0.5]
-    camera = pycolmap.Camera(model=model, width=width, height=height, params=params)
-    camera.has_prior_focal_length = frame.model is not None
-    return camera
-
-
-def _from_colmap(camera: Any) -> CameraModel:
-    """Intrinsics of a COLMAP camera with pixel centres at whole numbers."""
-    if camera.model.name == "PINHOLE":
-        fx, fy, cx, cy = camera.params
-        return CameraModel(camera.width, camera.height, fx, fy, cx - 0.5, cy - 0.5)
-    f, cx, cy, k1 = camera.params
-    return CameraModel(
-        camera.width, camera.height, f, f, cx - 0.5, cy - 0.5, "plumb_bob", (k1, 0.0, 0.0, 0.0)
-    )
+        workspace = ColmapWorkspace(frames, folder, config)
+        workspace.match()
+        model = workspace.map(lambda found: polish(found, frames))
+        start = time.monotonic()
+        if model is not None:
+            model, _ = choose_intrinsics(model, frames, config.intrinsics)
+        workspace.seconds["refinement_s"] = time.monotonic() - start
+    return model, workspace.seconds
 
 
 def _scene(
@@ -277,7 +114,7 @@ def _scene(
             continue
         image = reconstruction.image(k + 1)
         camera_from_scene = Rigid3.from_matrix(image.cam_from_world().matrix())
-        model = frame.model or _from_colmap(reconstruction.camera(image.camera_id))
+        model = frame.model or camera_from_colmap(reconstruction.camera(image.camera_id))
         views.append(View(frame.camera, stamp_ns, model, camera_from_scene.inverse()))
     found = {view.camera for view in views}
     points, colours = _points(reconstruction, [frame for _, frame in jobs])
@@ -322,19 +159,11 @@ def _points(reconstruction: Any, frames: Sequence[Frame]) -> tuple[Float64, Imag
     return points, colours
 
 
-def _file(index: int) -> str:
-    return f"{index:05d}.png"
-
-
-def _threads() -> int:
-    return min(os.cpu_count() or 1, 8)
-
-
 @contextlib.contextmanager
 def _quiet(pycolmap: Any) -> Iterator[None]:
     """Keep COLMAP's progress lines off stderr."""
     level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = 2
+    pycolmap.logging.minloglevel = 2  # errors only
     try:
         yield
     finally:
