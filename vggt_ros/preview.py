@@ -97,8 +97,8 @@ def draw_cloud(
     index = np.flatnonzero(visible)
     index = index[np.argsort(-points[index, 2], kind="stable")]  # nearest is drawn last
     u_px, v_px = u[index].astype(int), v[index].astype(int)
-    for dv in (0, 1):
-        for du in (0, 1):
+    for dv in (-1, 0, 1):  # the corner pixels are left out: a surfel is round
+        for du in (-1, 0, 1) if dv == 0 else (0,):
             picture[v_px + dv, u_px + du] = cloud.colours[index]
     for pose in map_from_camera.values():
         _draw_frustum(picture, model, view_from_map @ pose, _frustum_size(points))
@@ -184,10 +184,10 @@ def _tile(rgb: Image, label: str) -> Image:
 
 
 def _labelled(picture: Image, label: str) -> Image:
-    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(
-            picture, label, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, thickness, cv2.LINE_AA
-        )
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+    (width, height), below = cv2.getTextSize(label, font, scale, 1)
+    picture[: height + below + 8, : width + 12] //= 3
+    cv2.putText(picture, label, (6, height + 4), font, scale, (255, 255, 255), 1, cv2.LINE_AA)
     return picture
 
 

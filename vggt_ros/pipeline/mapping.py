@@ -18,7 +18,7 @@ from vggt_ros.pipeline.align_depth import DepthAligner, reference_from_points
 from vggt_ros.pipeline.align_scene import align_scene
 from vggt_ros.pipeline.bootstrap import make_bootstrapper
 from vggt_ros.pipeline.depth import make_depth_estimator
-from vggt_ros.pipeline.ingest import undistort
+from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.rig import Rig
@@ -74,6 +74,7 @@ class MappingPipeline:
         self._bootstrapper: Bootstrapper | None = bootstrapper
         self._collected: list[FrameSet] = []
         self._retry_at_ns = 0
+        self._undistorter = Undistorter()
 
     @property
     def bootstrapper(self) -> Bootstrapper:
@@ -180,7 +181,8 @@ class MappingPipeline:
             if frame.camera not in scene.map_from_camera:
                 continue
             if frame.model is None:
-                frame = undistort(frame, scene.cameras[frame.camera])
+                model = scene.cameras[frame.camera]
+                frame = undistorted_frame(frame, model, self._undistorter)
             frames.append(frame)
         return FrameSet(frame_set.stamp_ns, tuple(frames))
 
