@@ -183,6 +183,7 @@ def test_reset_and_wrong_names():
         ingest.put(shot("c5", 0))
     for cameras, config in (
         ([], IngestConfig()),
+        (names(65), IngestConfig()),
         (["a", "a"], IngestConfig()),
         (["a"], IngestConfig(min_cameras=2)),
     ):

@@ -30,6 +30,8 @@ from vggt_ros.types import Frame, FrameSet, StampedImage
 
 _LOG = logging.getLogger(__name__)
 
+MAX_CAMERAS = 64
+"""16 is what is promised and measured; more is for photographs that each count as a camera."""
 _JUMP_NS = 1_000_000_000
 """A camera whose stamp goes back by more has a clock that was set back (bag loop)."""
 _BACKWARD_RUN = 5
@@ -73,7 +75,7 @@ class Ingest:
         config: limits.
 
     Raises:
-        ConfigError: no or repeated cameras, or `min_cameras` above their number.
+        ConfigError: no, too many or repeated cameras, or `min_cameras` above their number.
     """
 
     def __init__(
@@ -82,9 +84,9 @@ class Ingest:
         models: Mapping[str, CameraModel | None],
         config: IngestConfig,
     ):
-        if not cameras or len(set(cameras)) != len(cameras):
+        if not 1 <= len(cameras) <= MAX_CAMERAS or len(set(cameras)) != len(cameras):
             raise ConfigError(
-                f"cameras: expected one name or more, all different, got {list(cameras)}"
+                f"cameras: expected 1 to {MAX_CAMERAS} different names, got {list(cameras)}"
             )
         if config.min_cameras > len(cameras):
             raise ConfigError(
@@ -142,6 +144,11 @@ class Ingest:
         self._check_camera(camera)
         with self._lock:
             self._models[camera] = model
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(width, height) of the images as they come, by camera; known once one is decoded."""
+        return dict(self._sizes)
 
     @property
     def silent(self) -> tuple[str, ...]:

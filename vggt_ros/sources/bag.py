@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vggt_ros.errors import SourceError, nearest
 from vggt_ros.geometry import CameraModel, Rigid3
@@ -27,7 +27,7 @@ from vggt_ros.sources.messages import (
 )
 from vggt_ros.sources.transform_tree import TransformTree
 
-__all__ = ["BagReader", "BagWriter", "CameraTopics", "RawMessage", "TopicInfo"]
+__all__ = ["BagMessage", "BagReader", "BagWriter", "CameraTopics", "RawMessage", "TopicInfo"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,10 +41,19 @@ _DYNAMIC_TF_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class TopicInfo:
-    """Type and number of messages of one topic."""
+    """One topic of a bag."""
 
+    name: str
     msgtype: str
     count: int
+
+
+class BagMessage(NamedTuple):
+    """One message as `rosbags` deserializes it; `stamp_ns` is when it was recorded."""
+
+    topic: str
+    stamp_ns: int
+    message: Any
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,11 @@ class CameraTopics:
     image: str = ""
     compressed: str = ""
     camera_info: str = ""
+
+    @property
+    def image_topic(self) -> str:
+        """The raw images if there are any, else the compressed ones."""
+        return self.image or self.compressed
 
     @property
     def is_rectified(self) -> bool:
@@ -117,7 +131,7 @@ class BagReader:
     def topics(self) -> dict[str, TopicInfo]:
         """All topics with type and number of messages."""
         return {
-            topic: TopicInfo(self._types[topic], self._counts[topic])
+            topic: TopicInfo(topic, self._types[topic], self._counts[topic])
             for topic in sorted(self._types)
         }
 
@@ -133,8 +147,8 @@ class BagReader:
         wanted = self._wanted(topics)
         return self._read(wanted)
 
-    def messages(self, topics: Iterable[str] | None = None) -> Iterator[tuple[str, int, Any]]:
-        """(topic, log time [ns], `rosbags` message) in the order of recording.
+    def messages(self, topics: Iterable[str] | None = None) -> Iterator[BagMessage]:
+        """Messages in the order of recording.
 
         Messages that cannot be deserialized are skipped and counted in `undecodable`; so are
         those of types without a definition, unless their topic was asked for.
@@ -258,14 +272,14 @@ class BagReader:
         chosen = [topics[name] for name in (cameras or topics)]
         models, frames = {}, {}
         for camera in chosen:
-            models[camera.name], frames[camera.name] = self._calibration(camera)
+            models[camera.name], frames[camera.name] = self.calibration(camera)
         tree = TransformTree(self.static_transforms())
         poses, root = tree.camera_poses(frames, rig_frame)
         return Rig(
             tuple(
                 RigCamera(
                     camera.name,
-                    camera.image or camera.compressed,
+                    camera.image_topic,
                     camera.camera_info,
                     frames[camera.name],
                     models[camera.name],
@@ -276,9 +290,14 @@ class BagReader:
             root or rig_frame or "rig",
         )
 
-    def _calibration(self, camera: CameraTopics) -> tuple[CameraModel | None, str]:
+    def calibration(self, camera: CameraTopics) -> tuple[CameraModel | None, str]:
+        """Intrinsics (None where unknown) and optical frame of one camera.
+
+        Raises:
+            CalibrationError: impossible CameraInfo.
+        """
         info = self.first(camera.camera_info) if camera.camera_info else None
-        image = self.first(camera.image or camera.compressed)
+        image = self.first(camera.image_topic)
         frames = [str(m.header.frame_id) for m in (image, info) if m is not None]
         frame = next((name for name in frames if name), "")
         if info is None:
@@ -408,7 +427,7 @@ class BagReader:
         if self.truncated:
             _LOG.warning("bag %s: played what is there; %s", self.path, self.truncated)
 
-    def _decode(self, wanted: set[str]) -> Iterator[tuple[str, int, Any]]:
+    def _decode(self, wanted: set[str]) -> Iterator[BagMessage]:
         from rosbags.serde import SerdeError
 
         # What the generated readers raise on bytes that are too short or not of the type.
@@ -421,7 +440,7 @@ class BagReader:
                 self.undecodable[raw.topic] += 1
                 _LOG.debug("bag %s: %s: %s", self.path, raw.topic, error)
                 continue
-            yield raw.topic, raw.stamp_ns, message
+            yield BagMessage(raw.topic, raw.stamp_ns, message)
 
 
 def _read_errors() -> tuple[type[Exception], ...]:

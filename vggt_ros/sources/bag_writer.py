@@ -70,6 +70,16 @@ class BagWriter:
 
     def write_raw(self, topic: str, msgtype: str, data: bytes | memoryview, stamp_ns: int) -> None:
         """Append serialized bytes (CDR) of a type of the Jazzy store."""
+        self.add_topic(topic, msgtype)
+        self._guarded(self._writer.write, self._connections[topic], stamp_ns, data)
+        self.count += 1
+
+    def add_topic(self, topic: str, msgtype: str) -> None:
+        """Announce a topic; the first message does so too.
+
+        Raises:
+            ExportError: the topic has another type, or the bag is not open.
+        """
         if self._writer is None:
             raise ExportError(f"bag {self.path}: is not open; use it in a 'with' statement")
         if self._types.setdefault(topic, msgtype) != msgtype:
@@ -84,8 +94,6 @@ class BagWriter:
                 typestore=typestore(),
                 offered_qos_profiles=[_qos(latched=topic.endswith("/tf_static"))],
             )
-        self._guarded(self._writer.write, self._connections[topic], stamp_ns, data)
-        self.count += 1
 
     def __exit__(
         self,
