@@ -155,14 +155,7 @@ def hanging(
     """Something flat on a wall, its front towards +x, `place` at its centre on the wall."""
     side = wood((74, 52, 34))
     part = box(
-        (thick, width, height),
-        at(thick / 2, 0, -height / 2),
-        side,
-        material,
-        side,
-        side,
-        side,
-        side,
+        (thick, width, height), at(thick / 2, 0, -height / 2), side, material, side, side, side, side
     )
     return SceneObject(name, (part,), place)
 

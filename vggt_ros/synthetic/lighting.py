@@ -136,14 +136,14 @@ def _sphere(count: int) -> NDArray[np.float64]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_blocked(shapes, half, rotations, places, skip, origin, direction, reach):
-    """Whether anything lies on origin + t * direction for 0 < t < reach."""
-    for p in range(len(shapes)):
-        if skip[p]:
-            continue
+def _is_blocked(shapes, half, rotations, places, among, origin, direction, reach):
+    """Whether a primitive of `among` lies on origin + t * direction for 0 < t < reach."""
+    bx, by, bz = direction[0], direction[1], direction[2]
+    for p in among:
         r = rotations[p]
-        ax, ay, az = origin - places[p]
-        bx, by, bz = direction
+        ax = origin[0] - places[p, 0]
+        ay = origin[1] - places[p, 1]
+        az = origin[2] - places[p, 2]
         t, face = kernels.intersect(
             shapes[p],
             half[p, 0],
@@ -163,38 +163,73 @@ def _is_blocked(shapes, half, rotations, places, skip, origin, direction, reach)
 
 
 @numba.njit(cache=True, nogil=True)
+def _near_segment(half, places, skip, start, end, margin, out):
+    """Primitives whose bounding sphere comes within `margin` of a segment; their number."""
+    count = 0
+    dx, dy, dz = end[0] - start[0], end[1] - start[1], end[2] - start[2]
+    length2 = max(dx * dx + dy * dy + dz * dz, 1e-12)
+    for p in range(len(half)):
+        if skip[p]:
+            continue
+        ex = places[p, 0] - start[0]
+        ey = places[p, 1] - start[1]
+        ez = places[p, 2] - start[2]
+        s = min(max((ex * dx + ey * dy + ez * dz) / length2, 0.0), 1.0)
+        ex, ey, ez = ex - s * dx, ey - s * dy, ez - s * dz
+        radius = math.sqrt(half[p, 0] ** 2 + half[p, 1] ** 2 + half[p, 2] ** 2) + margin
+        if ex * ex + ey * ey + ez * ez < radius * radius:
+            out[count] = p
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
 def _gather(
     shapes, half, rotations, places, skip, points, normals, moving,
     lamp_positions, lamp_radii, lamp_powers, ambient, lamp_rays, sky_rays, reach,
 ):  # fmt: skip
     """Light (N, 3) float32 on points with normals."""
     light = np.zeros((len(points), 3), np.float32)
+    among = np.empty(len(shapes), np.int64)
+    origin, d = np.empty(3), np.empty(3)
     for i in range(len(points)):
         n = normals[i]
-        origin = points[i] + 1e-4 * n
+        for c in range(3):
+            origin[c] = points[i, c] + 1e-4 * n[c]
+        count = 0
+        if not moving[i]:
+            count = _near_segment(half, places, skip, origin, origin, reach, among)
         open_sky, total = 0.0, 0.0
         for s in range(len(sky_rays)):
-            d = sky_rays[s]
-            cosine = d[0] * n[0] + d[1] * n[1] + d[2] * n[2]
+            cosine = sky_rays[s, 0] * n[0] + sky_rays[s, 1] * n[1] + sky_rays[s, 2] * n[2]
             if cosine <= 0.0:
                 continue
             total += cosine
-            if moving[i] or not _is_blocked(
-                shapes, half, rotations, places, skip, origin, d, reach
+            if not _is_blocked(
+                shapes, half, rotations, places, among[:count], origin, sky_rays[s], reach
             ):
                 open_sky += cosine
         for c in range(3):
             light[i, c] = ambient[c] * (0.35 + 0.65 * open_sky / max(total, 1e-9))
         for k in range(len(lamp_positions)):
+            lamp, radius = lamp_positions[k], lamp_radii[k]
+            facing = 0.0
+            for c in range(3):
+                facing += (lamp[c] - origin[c]) * n[c]
+            if facing <= -radius:
+                continue
+            if not moving[i]:
+                count = _near_segment(half, places, skip, origin, lamp, radius, among)
             seen = 0.0
             for s in range(len(lamp_rays)):
-                d = lamp_positions[k] + lamp_radii[k] * lamp_rays[s] - origin
+                for c in range(3):
+                    d[c] = lamp[c] + radius * lamp_rays[s, c] - origin[c]
                 distance2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
                 cosine = (d[0] * n[0] + d[1] * n[1] + d[2] * n[2]) / math.sqrt(distance2)
                 if cosine <= 0.0:
                     continue
-                if moving[i] or not _is_blocked(
-                    shapes, half, rotations, places, skip, origin, d, 1.0
+                if not _is_blocked(
+                    shapes, half, rotations, places, among[:count], origin, d, 1.0
                 ):
                     seen += cosine / (distance2 + 0.3)
             for c in range(3):

@@ -16,7 +16,7 @@ from vggt_ros.synthetic.lighting import Ambient, Lamp
 from vggt_ros.synthetic.primitives import Material, Motion, SceneObject, at, box, rectangle
 from vggt_ros.synthetic.sensor import SensorModel, apply_sensor
 from vggt_ros.synthetic.textures import blank, brick, plaster, rug, test_pattern, wallpaper, wood
-from vggt_ros.synthetic.world import SyntheticImage, World
+from vggt_ros.synthetic.world import FixedCamera, SyntheticImage, World
 from vggt_ros.types import Image
 
 CAMERA_NAMES = ("front_left", "center_left", "center_right", "front_right")
@@ -157,10 +157,7 @@ def blank_room() -> World:
 
 
 def plane_world(
-    distance_m: float,
-    tilt_rad: float = 0.0,
-    material: Material | None = None,
-    size_m: float = 40.0,
+    distance_m: float, tilt_rad: float = 0.0, material: Material | None = None, size_m: float = 40.0
 ) -> World:
     """A textured plane across the z axis of a camera at the map origin with identity rotation.
 
@@ -209,25 +206,24 @@ def simulate(
     """
     if rate_hz <= 0:
         raise ValueError(f"rate_hz: expected > 0, got {rate_hz}")
-    for camera in rig.cameras:
-        if camera.model is None or camera.rig_from_camera is None:
-            raise ValueError(f"simulate: camera '{camera.name}' needs a model and a pose")
-    moving = bool(world.is_moving.any())
-    still: dict[str, SyntheticImage] = {}
+    cameras = {
+        camera.name: FixedCamera(world, camera.model, map_from_rig @ camera.rig_from_camera)
+        for camera in rig.cameras
+        if camera.model is not None and camera.rig_from_camera is not None
+    }
+    if len(cameras) < len(rig.cameras):
+        missing = ", ".join(name for name in rig.names if name not in cameras)
+        raise ValueError(f"simulate: cameras {missing}: expected a model and a pose")
     random = np.random.default_rng(sensor.seed if sensor else 0)
     base = random.uniform(0.0, 0.8, len(rig.cameras))
     for index in range(sets):
         nominal_ns = round(index * 1e9 / rate_hz)
         skews = (base + random.uniform(0.0, 0.2, len(rig.cameras))) * max_skew_ns
         images, stamps, truth = {}, {}, {}
-        for camera, skew in zip(rig.cameras, skews, strict=True):
+        for (name, camera), skew in zip(cameras.items(), skews, strict=True):
             offset_ns = nominal_ns + int(skew)
-            if moving or camera.name not in still:
-                assert camera.model is not None and camera.rig_from_camera is not None
-                pose = map_from_rig @ camera.rig_from_camera
-                still[camera.name] = world.render(camera.model, pose, offset_ns * 1e-9)
-            image = still[camera.name]
-            rgb = apply_sensor(image.rgb, camera.name, index, sensor) if noise else image.rgb
-            images[camera.name], truth[camera.name] = rgb, image
-            stamps[camera.name] = start_ns + offset_ns
+            truth[name] = camera.render(offset_ns * 1e-9)
+            rgb = truth[name].rgb
+            images[name] = apply_sensor(rgb, name, index, sensor) if noise else rgb
+            stamps[name] = start_ns + offset_ns
         yield SyntheticSet(start_ns + nominal_ns, images, stamps, truth)

@@ -134,7 +134,9 @@ def brick(mortar: Colour = (168, 160, 150), base: Colour = (142, 82, 62)) -> Mat
         column = np.floor(shifted / pitch_x).astype(np.int64)
         in_x = shifted - column * pitch_x
         in_y = y + wobble - row * pitch_y
-        edge = np.minimum(np.minimum(in_x, pitch_x - in_x), np.minimum(in_y, pitch_y - in_y))
+        edge = np.minimum(
+            np.minimum(in_x, pitch_x - in_x), np.minimum(in_y, pitch_y - in_y)
+        )
         inside = np.clip((edge - joint / 2) / 0.004 + 0.5, 0, 1)[..., None]
         count = (int(row.max()) + 2, int(column.max()) + 3)
         tint = random.normal(0, 1, (*count, 3)).astype(np.float32)
@@ -152,7 +154,9 @@ def brick(mortar: Colour = (168, 160, 150), base: Colour = (142, 82, 62)) -> Mat
     return Material(paint, 0.003)
 
 
-def wallpaper(ground: Colour = (196, 200, 180), figure: Colour = (160, 172, 148)) -> Material:
+def wallpaper(
+    ground: Colour = (196, 200, 180), figure: Colour = (160, 172, 148)
+) -> Material:
     """Stripes with a leaf motif, faded here and there, seams every 53 cm."""
 
     def paint(width: float, height: float, texel: float, random: Random) -> Image:
@@ -179,7 +183,9 @@ def wallpaper(ground: Colour = (196, 200, 180), figure: Colour = (160, 172, 148)
     return Material(paint, 0.003)
 
 
-def wood(base: Colour = (150, 106, 66), plank_m: float = 0.0, contrast: float = 1.0) -> Material:
+def wood(
+    base: Colour = (150, 106, 66), plank_m: float = 0.0, contrast: float = 1.0
+) -> Material:
     """Wood with the grain along u: knots, growth rings; planks of `plank_m` [m] if positive."""
 
     def paint(width: float, height: float, texel: float, random: Random) -> Image:
@@ -367,9 +373,7 @@ def _cracks(canvas: Float32, random: Random, texel: float, count: int) -> None:
         points = [start]
         for _ in range(int(random.integers(12, 40))):
             heading += random.normal(0, 0.35)
-            points.append(
-                points[-1] + 0.015 / texel * np.array([np.cos(heading), np.sin(heading)])
-            )
+            points.append(points[-1] + 0.015 / texel * np.array([np.cos(heading), np.sin(heading)]))
         path = np.rint(np.array(points) * 16).astype(np.int32)
         cv2.polylines(layer, [path], False, int(random.integers(90, 220)), 1, cv2.LINE_AA, 4)
     canvas -= 0.16 * layer[..., None].astype(np.float32)

@@ -95,40 +95,7 @@ class World:
             time_s: where moving objects are.
             supersample: rays per pixel and axis where surfaces meet; 1 gives jagged edges.
         """
-        if supersample < 1:
-            raise ValueError(f"supersample: expected at least 1, got {supersample}")
-        geometry = self.geometry(time_s)
-        packed = self.packed
-        rays, rays_dx, rays_dy = pixel_rays(model)
-        camera_from_map = map_from_camera.inverse()
-        in_camera = camera_from_map.rotation @ geometry.rotations
-        places = (geometry.places - map_from_camera.translation) @ camera_from_map.rotation.T
-        m = np.ascontiguousarray(in_camera.transpose(0, 2, 1))
-        o = np.ascontiguousarray(-np.einsum("pij,pj->pi", m, places))
-        bounds = kernels.image_bounds(geometry.half, in_camera, places)
-        rgb, depth, ids = kernels.render(
-            rays,
-            rays_dx,
-            rays_dy,
-            m,
-            o,
-            bounds,
-            geometry.shapes,
-            geometry.half,
-            packed.first_face,
-            packed.frames,
-            packed.texels,
-            packed.levels,
-            packed.level_counts,
-            packed.lights,
-            packed.lightmaps,
-            DECODE,
-            ENCODE,
-            np.array(self.background, np.float32),
-            supersample,
-        )
-        moving = np.append(self.is_moving, False)[ids]
-        return SyntheticImage(rgb, depth, ids, moving, model, map_from_camera, time_s)
+        return FixedCamera(self, model, map_from_camera, supersample).render(time_s)
 
     def geometry(self, time_s: float = 0.0) -> Geometry:
         """Shapes and places at a time as arrays for the kernels."""
@@ -146,9 +113,7 @@ class World:
         from vggt_ros.synthetic.lighting import light_maps
 
         textures = list(self._paint())
-        lights = (
-            light_maps(self) if self.lamps else [np.ones((1, 1, 3), np.float32)] * len(textures)
-        )
+        lights = light_maps(self) if self.lamps else [np.ones((1, 1, 3), np.float32)] * len(textures)
         return _pack(self.primitives, textures, lights)
 
     def _paint(self) -> Iterator[Image]:
@@ -160,6 +125,119 @@ class World:
                     random = np.random.default_rng([self.seed, key])
                     material = primitive.material(face)
                     yield material.paint(width, height, material.texel_m, random)
+
+
+class FixedCamera:
+    """A camera that stands still: what does not move is rendered only once.
+
+    Gives the same pictures as `World.render`.
+    """
+
+    def __init__(
+        self, world: World, model: CameraModel, map_from_camera: Rigid3, supersample: int = 2
+    ) -> None:
+        if supersample < 1:
+            raise ValueError(f"supersample: expected at least 1, got {supersample}")
+        self._world = world
+        self._model = model
+        self._map_from_camera = map_from_camera
+        self._supersample = supersample
+        self._static: _Buffers | None = None
+
+    def render(self, time_s: float = 0.0) -> SyntheticImage:
+        """The picture at a time; see `World.render`."""
+        world, moving = self._world, self._world.is_moving
+        tiles = (-(-self._model.height // kernels.TILE), -(-self._model.width // kernels.TILE))
+        if self._static is None:
+            self._static = _Buffers.empty(self._model)
+            self._draw(self._static, ~moving, np.ones(tiles, bool), time_s)
+        buffers = self._static.copy()
+        if moving.any():
+            bounds = self._camera_geometry(time_s)[2][moving]
+            rays = pixel_rays(self._model)[0]
+            touched = kernels.touched_tiles(bounds, rays, *tiles)
+            self._draw(buffers, np.ones(len(moving), bool), touched, time_s)
+        is_moving = np.append(moving, False)[buffers.ids]
+        return SyntheticImage(
+            buffers.rgb,
+            buffers.depth,
+            buffers.ids,
+            is_moving,
+            self._model,
+            self._map_from_camera,
+            time_s,
+        )
+
+    def _camera_geometry(
+        self, time_s: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Rotation `primitive_from_camera`, camera centre in the primitives, image bounds."""
+        geometry = self._world.geometry(time_s)
+        camera_from_map = self._map_from_camera.inverse()
+        rotations = camera_from_map.rotation @ geometry.rotations
+        centred = geometry.places - self._map_from_camera.translation
+        places = centred @ camera_from_map.rotation.T
+        m = np.ascontiguousarray(rotations.transpose(0, 2, 1))
+        o = np.ascontiguousarray(-np.einsum("pij,pj->pi", m, places))
+        return m, o, kernels.image_bounds(geometry.half, rotations, places)
+
+    def _draw(
+        self,
+        buffers: _Buffers,
+        drawn: NDArray[np.bool_],
+        touched: NDArray[np.bool_],
+        time_s: float,
+    ) -> None:
+        m, o, bounds = self._camera_geometry(time_s)
+        bounds[~drawn, 0], bounds[~drawn, 1] = np.inf, -np.inf
+        geometry, packed = self._world.geometry(time_s), self._world.packed
+        kernels.render(
+            touched,
+            buffers.rgb,
+            buffers.depth,
+            buffers.ids,
+            buffers.faces,
+            *pixel_rays(self._model),
+            m,
+            o,
+            bounds,
+            geometry.shapes,
+            geometry.half,
+            packed.first_face,
+            packed.frames,
+            packed.texels,
+            packed.levels,
+            packed.level_counts,
+            packed.lights,
+            packed.lightmaps,
+            DECODE,
+            ENCODE,
+            np.array(self._world.background, np.float32),
+            self._supersample,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Buffers:
+    """A picture in the making; `faces` are those of `PackedFaces`."""
+
+    rgb: Image
+    depth: Float32
+    ids: NDArray[np.int16]
+    faces: NDArray[np.int32]
+
+    @staticmethod
+    def empty(model: CameraModel) -> _Buffers:
+        shape = (model.height, model.width)
+        return _Buffers(
+            np.zeros((*shape, 3), np.uint8),
+            np.full(shape, np.nan, np.float32),
+            np.full(shape, -1, np.int16),
+            np.full(shape, -1, np.int32),
+        )
+
+    def copy(self) -> _Buffers:
+        return _Buffers(self.rgb.copy(), self.depth.copy(), self.ids.copy(), self.faces.copy())
 
 
 @dataclass(frozen=True, eq=False)
