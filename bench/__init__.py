@@ -1,1 +1,1 @@
-"""Measurements against goals and peers; `python -m bench` writes `bench/results.md`."""
+"""Measurements against peers and limits."""

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -97,11 +98,13 @@ def pose_errors(scene: UnscaledScene, truth: dict[str, Rigid3]) -> tuple[float, 
 
 
 def report(label: str, frame_set: FrameSet, truth: dict[str, Rigid3], config: SfmConfig) -> None:
+    cpu = time.process_time()
     try:
         scene = SfmBootstrapper(config).bootstrap([frame_set])
     except AlignmentError as error:
         print(f"{label:28s} failed: {error}")
         return
+    cpu = time.process_time() - cpu
     rotation, centre, _ = pose_errors(scene, truth)
     s = scene.statistics
     focal = np.mean([v.model.fx for v in scene.views])
@@ -109,7 +112,7 @@ def report(label: str, frame_set: FrameSet, truth: dict[str, Rigid3], config: Sf
         f"{label:28s} {len(scene.views):3d}/{len(frame_set.frames):<3d} {rotation:8.4f} "
         f"{1000 * centre:8.2f} {s['points']:7.0f} {s['track_length']:6.2f} "
         f"{s['reprojection_error_px']:6.3f} {focal:7.1f} {s['features_s']:6.1f} "
-        f"{s['matching_s']:6.1f} {s['mapping_s']:6.1f} {s['seconds']:6.1f}",
+        f"{s['matching_s']:6.1f} {s['mapping_s']:6.1f} {s['seconds']:6.1f} {cpu:6.1f}",
         flush=True,
     )
 
@@ -125,7 +128,7 @@ def main() -> int:
     print(
         f"{'case':28s} {'views':>7s} {'rot/deg':>8s} {'ctr/mm':>8s} {'points':>7s} "
         f"{'track':>6s} {'err/px':>6s} {'focal':>7s} {'feat/s':>6s} {'mtch/s':>6s} "
-        f"{'map/s':>6s} {'all/s':>6s}"
+        f"{'map/s':>6s} {'all/s':>6s} {'cpu/s':>6s}"
     )
     config = dataclasses.replace(SfmConfig())
     cases = [

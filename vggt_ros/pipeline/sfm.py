@@ -16,7 +16,7 @@ from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.pipeline.colmap_cameras import camera_from_colmap
 from vggt_ros.pipeline.sfm_mapping import ColmapWorkspace
-from vggt_ros.pipeline.sfm_refine import choose_intrinsics, polish
+from vggt_ros.pipeline.sfm_refine import adjust, choose_intrinsics
 from vggt_ros.types import Float64, Frame, FrameSet, Image, UnscaledScene, View
 
 
@@ -91,7 +91,7 @@ def _reconstruct(
         pycolmap.set_random_seed(config.seed)
         workspace = ColmapWorkspace(frames, folder, config)
         workspace.match()
-        model = workspace.map(lambda found: polish(found, frames))
+        model = workspace.map(lambda found: adjust(found, frames, principal_point=False))
         start = time.monotonic()
         if model is not None:
             model, _ = choose_intrinsics(model, frames, config.intrinsics)
@@ -163,7 +163,7 @@ def _points(reconstruction: Any, frames: Sequence[Frame]) -> tuple[Float64, Imag
 def _quiet(pycolmap: Any) -> Iterator[None]:
     """Keep COLMAP's progress lines off stderr."""
     level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = 2  # errors only
+    pycolmap.logging.minloglevel = 3  # a start that fails is no error
     try:
         yield
     finally:

@@ -46,17 +46,6 @@ class IntrinsicsChoice:
         return ("shared" if self.shared else "per camera") + point
 
 
-def polish(model: Any, frames: Sequence[Frame]) -> float:
-    """Bundle adjustment and outlier removal in place; the score of the model.
-
-    The score is the number of observations, each weighted down with its squared error: a wrong
-    local minimum loses observations or fits them worse.
-    """
-    adjust(model, frames, principal_point=False)
-    squared = reprojection_errors_px(model) ** 2
-    return float(np.clip(1 - squared / MAX_REPROJECTION_PX**2, 0, None).sum())
-
-
 def adjust(model: Any, frames: Sequence[Frame], principal_point: bool) -> None:
     """Robust bundle adjustment in place, twice, each followed by taking out what fits badly.
 
