@@ -1,0 +1,176 @@
+"""A pipeline with the surface of `MappingPipeline` and no computation, for tests of the nodes.
+
+Run as a program it is the mapper with this pipeline in it. `VGGT_ROS_STUB` may hold words:
+`fail` (every bootstrap fails), `slow` (each step takes half a second), `no_prepare` (configure
+fails), `slow_prepare` (configure takes five seconds).
+"""
+
+import enum
+import os
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from vggt_ros.errors import AlignmentError, EngineError
+from vggt_ros.geometry import CameraModel, Rigid3, Sim3
+from vggt_ros.types import (
+    AlignedScene,
+    DepthAlignment,
+    DepthKind,
+    DepthMap,
+    PointCloud,
+    ScaleEstimate,
+    ScaleSource,
+)
+
+
+class State(str, enum.Enum):
+    COLLECTING = "collecting"
+    MAPPING = "mapping"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Result:
+    stamp_ns: int
+    bootstrapped: bool
+    depth_maps: tuple
+
+
+class Timings:
+    @contextmanager
+    def measure(self, stage):
+        yield
+
+    def summary(self):
+        return {"decode": {"p50_ms": 1.0, "p95_ms": 2.0}}
+
+
+class Map:
+    def __init__(self):
+        self.size = 0
+
+    @property
+    def memory_bytes(self):
+        return 100 * self.size
+
+
+class StubPipeline:
+    """Puts the cameras where the rig has them, 1 m apart without one; depth is 2 m."""
+
+    def __init__(self, config):
+        self.config = config
+        self.words = os.environ.get("VGGT_ROS_STUB", "").split()
+        self.map = Map()
+        self.depth_estimator = SimpleNamespace(name="plane_sweep")
+        self.timings = Timings()
+        self.dropped = Counter()
+        self.rig = self.scene = None
+        self.sets_received = self.sets_used = 0
+        self.reset()
+
+    def prepare(self):
+        if "no_prepare" in self.words:
+            raise EngineError("the stub was asked not to prepare")
+        if "slow_prepare" in self.words:
+            time.sleep(5.0)
+
+    def set_rig(self, rig):
+        self.rig = rig
+
+    def set_config(self, config):
+        self.config = config
+
+    def reset(self):
+        self.scene, self.state, self.failure, self.map.size = None, State.COLLECTING, "", 0
+
+    def step(self, frame_set):
+        if "slow" in self.words:
+            time.sleep(0.5)
+        self.sets_received += 1
+        bootstrapped = self.scene is None
+        if bootstrapped:
+            self._bootstrap(frame_set)
+        self.map.size += 100
+        self.sets_used += 1
+        maps = tuple(self._depth(frame) for frame in frame_set.frames)
+        return Result(frame_set.stamp_ns, bootstrapped, maps)
+
+    def cloud(self, voxel_m=0.0, max_points=0):
+        count = min(self.map.size, max_points or self.map.size)
+        points = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
+        colours = np.tile(np.uint8([10, 20, 30]), (count, 1))
+        metric = self.scene is not None and self.scene.scale.is_metric
+        return PointCloud(points, colours, None, np.ones(count, np.float32), "map", metric)
+
+    def report(self):
+        return {"sets": {"received": self.sets_received, "dropped": {}}}
+
+    def _bootstrap(self, frame_set):
+        if "fail" in self.words:
+            self.state = State.FAILED
+            self.failure = "1 of 2 cameras registered, expected 2"
+            self.dropped["bootstrap failed"] += 1
+            raise AlignmentError(self.failure)
+        poses = self.rig.poses
+        scale = ScaleSource.RIG if len(poses) > 1 else ScaleSource.NONE
+        map_from_rig = Rigid3(np.eye(3), [0.0, 0.0, 1.0])
+        cameras, placed = {}, {}
+        for i, frame in enumerate(frame_set.frames):
+            height, width = frame.rgb.shape[:2]
+            cameras[frame.camera] = frame.model or CameraModel(
+                width, height, width, width, (width - 1) / 2, (height - 1) / 2
+            )
+            rig_from_camera = poses.get(frame.camera, Rigid3(np.eye(3), [float(i), 0.0, 0.0]))
+            placed[frame.camera] = map_from_rig @ rig_from_camera
+        self.scene = AlignedScene(
+            cameras,
+            placed,
+            np.zeros((0, 3)),
+            np.zeros((0, 3), np.uint8),
+            ScaleEstimate(1.0, 0.01 if poses else np.inf, scale),
+            Sim3.identity(),
+            {},
+            "rig",
+            (),
+            self.config.bootstrap,
+            map_from_rig if poses else None,
+        )
+        self.state = State.MAPPING
+
+    def _depth(self, frame):
+        model = self.scene.cameras[frame.camera]
+        depth = np.full((model.height, model.width), 2.0, np.float32)
+        depth[0] = np.nan
+        alignment = DepthAlignment(
+            frame.camera, DepthKind.TRIANGULATED, 1.0, 0.0, 1.0, 0.01, 500, True
+        )
+        pose = self.scene.map_from_camera[frame.camera]
+        return DepthMap(
+            frame.camera,
+            frame.stamp_ns,
+            depth,
+            np.ones_like(depth),
+            frame.rgb,
+            model,
+            pose,
+            alignment,
+        )
+
+
+def main():
+    from vggt_ros.nodes import process
+
+    stop = process.catch_signals()
+    from vggt_ros.nodes.mapper_node import Mapper
+
+    sys.exit(process.run(lambda stop: Mapper(stop, StubPipeline), stop, threads=4))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""What the mapper publishes: map, latest points, depth, cameras and transforms."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from geometry_msgs.msg import TransformStamped
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from visualization_msgs.msg import MarkerArray
+
+from vggt_ros.config import Config
+from vggt_ros.geometry import Rigid3
+from vggt_ros.nodes import conversions, qos
+from vggt_ros.nodes.calibration import Calibrated
+from vggt_ros.nodes.clouds import set_cloud
+from vggt_ros.nodes.markers import camera_markers
+from vggt_ros.nodes.transforms import Frames, StaticBroadcaster
+from vggt_ros.nodes.worker import LatestPublisher, MappingWorker
+from vggt_ros.types import AlignedScene, DepthMap, PointCloud
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 5.0
+
+
+class Outputs:
+    """Publishers from configure to cleanup, and the thread that serves them."""
+
+    def __init__(self, node: LifecycleNode, config: Config, frames: Frames) -> None:
+        self.config = config
+        self._node = node
+        self._frames = frames
+        self._calibrated: Calibrated | None = None
+        self._scene: tuple[AlignedScene, int] | None = None
+        self._map: tuple[PointCloud, int] | None = None
+        self._dirty = False
+        self._pending = threading.Event()
+        self._publishers: list[Any] = []
+        self._map_publisher = self._publisher(PointCloud2, "~/map", qos.latched())
+        self._points_publisher = self._publisher(PointCloud2, "~/points", qos.reliable(2))
+        self._cameras_publisher = self._publisher(MarkerArray, "~/cameras", qos.latched())
+        self._depth_publishers = {
+            name: (
+                self._publisher(Image, f"~/{name}/depth/image", qos.reliable(2)),
+                self._publisher(CameraInfo, f"~/{name}/depth/camera_info", qos.reliable(2)),
+            )
+            for name in config.cameras
+        }
+        self._transforms = StaticBroadcaster(node)
+        self._thread = LatestPublisher(
+            {"scene": self._publish_scene, "map": self._publish_map, "set": self._publish_set}
+        )
+        self._thread.start()
+
+    def close(self) -> bool:
+        """End the thread and destroy the publishers, so that nothing stays latched."""
+        finished = self._thread.stop(STOP_TIMEOUT_S)
+        for publisher in self._publishers:
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers = []
+        self._transforms.close()
+        return finished
+
+    def republish(self) -> None:
+        """After activate: what was published while inactive was dropped."""
+        if self._scene is not None:
+            self._thread.put("scene", self._scene)
+        if self._map is not None:
+            self._thread.put("map", self._map)
+
+    # --- called by the worker thread ---------------------------------------------------------
+
+    def scene_found(self, scene: AlignedScene, calibrated: Calibrated, stamp_ns: int) -> None:
+        """A bootstrap has succeeded."""
+        self._calibrated = calibrated
+        self._scene = (scene, stamp_ns)
+        self._thread.put("scene", self._scene)
+
+    def set_mapped(self, result: Any, is_metric: bool) -> None:
+        """A set has reached the map."""
+        self._dirty = True
+        if result.depth_maps:
+            self._thread.put("set", (result, is_metric))
+
+    def cleared(self) -> None:
+        """The map was reset: an empty one takes the place of what is latched."""
+        self._scene = None
+        self._dirty = True
+
+    # --- called by a timer -------------------------------------------------------------------
+
+    def request_map(self, worker: MappingWorker) -> None:
+        """Have the worker copy the map between two steps, if it has changed."""
+        if not self._dirty or self._pending.is_set():
+            return
+        self._pending.set()
+        worker.post(lambda: self._copy_map(worker))
+
+    def _copy_map(self, worker: MappingWorker) -> None:
+        self._dirty = False
+        try:
+            settings = self.config.publish
+            cloud = worker.pipeline.cloud(settings.map_voxel_m, settings.map_max_points)
+            self._map = (cloud, worker.health.stamp_ns)
+            self._thread.put("map", self._map)
+        finally:
+            self._pending.clear()
+
+    # --- in the publishing thread ------------------------------------------------------------
+
+    def _publish_map(self, value: tuple[PointCloud, int]) -> None:
+        cloud, stamp_ns = value
+        self._map_publisher.publish(
+            conversions.cloud_message(cloud, stamp_ns, self.config.frame.map)
+        )
+
+    def _publish_set(self, value: tuple[Any, bool]) -> None:
+        result, is_metric = value
+        frame = self.config.frame.map
+        publish = self.config.publish
+        if publish.points and self._points_publisher.get_subscription_count():
+            cloud = set_cloud(result.depth_maps, frame, is_metric)
+            self._points_publisher.publish(
+                conversions.cloud_message(cloud, result.stamp_ns, frame)
+            )
+        if publish.depth:
+            for depth_map in result.depth_maps:
+                self._publish_depth(depth_map)
+
+    def _publish_depth(self, depth_map: DepthMap) -> None:
+        image, info = self._depth_publishers[depth_map.camera]
+        if not depth_map.alignment.accepted:
+            return
+        frame_id = self._optical_frame(depth_map.camera)
+        if image.get_subscription_count():
+            image.publish(conversions.depth_message(depth_map.depth, depth_map.stamp_ns, frame_id))
+        if info.get_subscription_count():
+            info.publish(
+                conversions.camera_info_message(depth_map.model, depth_map.stamp_ns, frame_id)
+            )
+
+    def _publish_scene(self, value: tuple[AlignedScene, int]) -> None:
+        scene, stamp_ns = value
+        self._transforms.send(self._scene_transforms(scene, stamp_ns))
+        self._cameras_publisher.publish(camera_markers(scene, stamp_ns, self.config.frame.map))
+
+    def _scene_transforms(self, scene: AlignedScene, stamp_ns: int) -> list[TransformStamped]:
+        """`map` to the top of each tree that carries cameras: one parent per frame.
+
+        Without any TF that is each camera's optical frame; with a URDF or calibrated rig it is
+        their root, for the cameras have a parent already. Where somebody else publishes a
+        transform from `map`, nothing is sent.
+        """
+        map_frame = self.config.frame.map
+        found: dict[str, Rigid3] = {}
+        assert self._calibrated is not None  # scene_found has set it
+        rig_frame = self._calibrated.rig.rig_frame
+        if scene.map_from_rig is not None:
+            self._add_top(found, rig_frame, scene.map_from_rig, only_if_known=True)
+        for camera, map_from_camera in scene.map_from_camera.items():
+            self._add_top(found, self._optical_frame(camera), map_from_camera)
+        transforms = []
+        for frame, map_from_frame in found.items():
+            parent = self._frames.parent(frame)
+            if parent is not None and frame not in self._transforms.children:
+                logger.warning(
+                    "tf: '%s' already has the parent '%s', so no transform from '%s' is "
+                    "published; clouds are in a map frame of our own",
+                    frame,
+                    parent,
+                    map_frame,
+                )
+                continue
+            transforms.append(
+                conversions.transform_message(map_from_frame, map_frame, frame, stamp_ns)
+            )
+        return transforms
+
+    def _add_top(
+        self,
+        found: dict[str, Rigid3],
+        frame: str,
+        map_from_frame: Rigid3,
+        only_if_known: bool = False,
+    ) -> None:
+        top = self._frames.top(frame, self.config.frame.map)
+        if top in found:
+            return
+        if only_if_known and not any(
+            self._frames.top(self._optical_frame(c), self.config.frame.map) == top
+            for c in self.config.cameras
+        ):
+            return  # the rig frame is a name of the rig file that TF knows nothing of
+        frame_from_top = self._frames.lookup(frame, top)
+        if frame_from_top is not None:
+            found[top] = map_from_frame @ frame_from_top
+
+    def _optical_frame(self, camera: str) -> str:
+        assert self._calibrated is not None  # scene_found has set it
+        for entry in self._calibrated.rig.cameras:
+            if entry.name == camera:
+                return entry.frame_id
+        raise KeyError(camera)
+
+    def _publisher(self, kind: Any, topic: str, profile: Any) -> Any:
+        publisher = self._node.create_lifecycle_publisher(
+            kind, topic, profile, qos_overriding_options=qos.overridable()
+        )
+        self._publishers.append(publisher)
+        return publisher
