@@ -21,6 +21,7 @@ from vggt_ros.pipeline.depth import make_depth_estimator
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator
 from vggt_ros.pipeline.timings import Timings
+from vggt_ros.pipeline.warm_up import PlaneBootstrapper, plane_frame_set, warm_up_config
 from vggt_ros.rig import Rig
 from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, Float32, FrameSet, PointCloud
 
@@ -82,6 +83,13 @@ class MappingPipeline:
         if self._bootstrapper is None:
             self._bootstrapper = make_bootstrapper(self.config, self.rig)
         return self._bootstrapper
+
+    def prepare(self) -> None:
+        """Compile and load every kernel now (tens of seconds the first time on a machine)."""
+        scratch = MappingPipeline(warm_up_config(self.config), bootstrapper=PlaneBootstrapper())
+        for _ in range(2):  # the second set meets a map
+            scratch.step(plane_frame_set())
+        scratch.cloud()
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig for the next bootstrap."""
