@@ -101,6 +101,10 @@ class UnscaledScene:
     failed: tuple[str, ...]
     bootstrapper: str
     statistics: dict[str, float] = field(default_factory=dict)
+    pose_covariance: Float64 | None = None
+    """(6V, 6V) in the order of `views`: centre [scene units], along the axes of the scene, and
+    rotation [rad], about the axes of the camera, with the points held as a whole; None where
+    the bootstrapper does not know."""
 
     def view(self, camera: str) -> View:
         """The newest view of a camera."""

@@ -15,9 +15,10 @@ from vggt_ros.config import SfmConfig
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.pipeline.colmap_cameras import camera_from_colmap
+from vggt_ros.pipeline.sfm_covariance import Observations, pose_covariance
 from vggt_ros.pipeline.sfm_mapping import ColmapWorkspace
 from vggt_ros.pipeline.sfm_refine import adjust, choose_intrinsics
-from vggt_ros.types import Float64, Frame, FrameSet, Image, UnscaledScene, View
+from vggt_ros.types import Frame, FrameSet, Image, UnscaledScene, View
 
 
 class SfmBootstrapper:
@@ -42,7 +43,7 @@ class SfmBootstrapper:
         Returns:
             Poses [scene units], sparse points with colours. `statistics`: views,
             registered, points, reprojection_error_px (mean), track_length (mean), seconds,
-            and how long features, matching and mapping took.
+            and how long features, matching, mapping and refinement took.
 
         Raises:
             AlignmentError: too few registered views or points; counts and names both.
@@ -100,63 +101,82 @@ def _reconstruct(
 
 
 def _scene(
-    reconstruction: Any,
+    model: Any,
     jobs: Sequence[tuple[int, Frame]],
     start: float,
     seconds: dict[str, float],
 ) -> UnscaledScene:
-    registered = set(reconstruction.reg_image_ids())
+    registered = set(model.reg_image_ids())
     views = []
     failed = []
     for k, (stamp_ns, frame) in enumerate(jobs):
         if k + 1 not in registered:
             failed.append(frame.camera)
             continue
-        image = reconstruction.image(k + 1)
+        image = model.image(k + 1)
         camera_from_scene = Rigid3.from_matrix(image.cam_from_world().matrix())
-        model = frame.model or camera_from_colmap(reconstruction.camera(image.camera_id))
-        views.append(View(frame.camera, stamp_ns, model, camera_from_scene.inverse()))
+        intrinsics = frame.model or camera_from_colmap(model.camera(image.camera_id))
+        views.append(View(frame.camera, stamp_ns, intrinsics, camera_from_scene.inverse()))
     found = {view.camera for view in views}
-    points, colours = _points(reconstruction, [frame for _, frame in jobs])
+    observations = _observations(model, [frame for _, frame in jobs])
     statistics = {
         "views": float(len(jobs)),
         "registered": float(len(views)),
-        "points": float(len(points)),
-        "reprojection_error_px": float(reconstruction.compute_mean_reprojection_error()),
-        "track_length": float(reconstruction.compute_mean_track_length()),
+        "points": float(len(observations.points)),
+        "reprojection_error_px": float(model.compute_mean_reprojection_error()),
+        "track_length": float(model.compute_mean_track_length()),
         **seconds,
-        "seconds": time.monotonic() - start,
     }
+    covariance = pose_covariance(observations)
+    statistics["seconds"] = time.monotonic() - start
     return UnscaledScene(
         tuple(views),
-        points,
-        colours,
+        observations.points,
+        _colours(model, observations, [frame for _, frame in jobs]),
         tuple(name for name in dict.fromkeys(failed) if name not in found),
         "sfm",
         statistics,
+        covariance,
     )
 
 
-def _points(reconstruction: Any, frames: Sequence[Frame]) -> tuple[Float64, Image]:
-    """Points [scene] in the order of their ids and the mean colour of their observations."""
-    ids = sorted(reconstruction.point3D_ids())
-    points = np.array([reconstruction.point3D(i).xyz for i in ids], np.float64).reshape(-1, 3)
-    sums = np.zeros((len(ids), 3))
-    counts = np.zeros(len(ids))
+def _observations(model: Any, frames: Sequence[Frame]) -> Observations:
+    """Points in the order of their ids, and per registered view what it saw of them."""
+    ids = sorted(model.point3D_ids())
+    points = np.array([model.point3D(i).xyz for i in ids], np.float64).reshape(-1, 3)
     row = {point_id: k for k, point_id in enumerate(ids)}
-    for image_id in sorted(reconstruction.reg_image_ids()):
+    poses, rows, errors, intrinsics, groups = [], [], [], [], []
+    for image_id in sorted(model.reg_image_ids()):
+        image = model.image(image_id)
+        camera = model.camera(image.camera_id)
+        pose = image.cam_from_world().matrix()
+        seen = [p for p in image.points2D if p.has_point3D()]
+        at = np.array([row[p.point3D_id] for p in seen], np.int64)
+        pixels = np.array([p.xy for p in seen], np.float64).reshape(-1, 2)
+        projected = np.asarray(camera.img_from_cam(points[at] @ pose[:, :3].T + pose[:, 3]))
+        given = frames[image_id - 1].model is not None
+        poses.append(pose)
+        rows.append(at)
+        errors.append(projected.reshape(-1, 2) - pixels)
+        intrinsics.append([camera.mean_focal_length(), 0.0 if given else camera.params[3]])
+        groups.append(-1 if given else image.camera_id)
+    return Observations(np.array(poses), points, rows, errors, np.array(intrinsics), groups)
+
+
+def _colours(model: Any, observations: Observations, frames: Sequence[Frame]) -> Image:
+    """Mean colour (M, 3) of each point's observations."""
+    sums = np.zeros((len(observations.points), 3))
+    counts = np.zeros(len(observations.points))
+    for k, image_id in enumerate(sorted(model.reg_image_ids())):
+        rows = observations.rows[k]
         rgb = frames[image_id - 1].rgb
-        seen = [p for p in reconstruction.image(image_id).points2D if p.has_point3D()]
-        if not seen:
-            continue
-        rows = np.array([row[p.point3D_id] for p in seen])
-        xy = np.floor(np.array([p.xy for p in seen])).astype(int)  # centres at 0.5: floor
+        seen = [p.xy for p in model.image(image_id).points2D if p.has_point3D()]
+        xy = np.floor(np.array(seen, np.float64).reshape(-1, 2)).astype(int)  # centres at 0.5
         x = np.clip(xy[:, 0], 0, rgb.shape[1] - 1)
         y = np.clip(xy[:, 1], 0, rgb.shape[0] - 1)
         np.add.at(sums, rows, rgb[y, x].astype(np.float64))
         np.add.at(counts, rows, 1)
-    colours = np.rint(sums / np.maximum(counts, 1)[:, None]).astype(np.uint8)
-    return points, colours
+    return np.rint(sums / np.maximum(counts, 1)[:, None]).astype(np.uint8)
 
 
 @contextlib.contextmanager

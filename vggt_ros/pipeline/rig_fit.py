@@ -1,0 +1,499 @@
+"""Robust similarity between a reconstruction and the calibrated rig.
+
+Rotations fix the orientation, centres fix the scale, so two cameras suffice and cameras may stand
+in one line. Several frame sets share one scale; each has its own place of the rig.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vggt_ros.geometry import Rigid3, Sim3
+from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector
+from vggt_ros.types import CameraResidual, Float64, UnscaledScene
+
+COVARIANCE_INFLATION = 3.0
+"""The errors of a bundle adjustment are larger than its covariance says, because those of
+neighbouring pixels are not independent and no lens is exactly its model. With this factor and
+`RIG_NOISE` the scale from each pair of neighbours of eleven real photographs is within two sigma
+of the truth."""
+
+RIG_NOISE = 0.001
+"""Prior standard deviation of a camera's calibrated centre over the size of the rig."""
+
+ROTATION_NOISE_RAD = math.radians(0.05)
+"""Prior standard deviation of a camera's calibrated rotation, per axis."""
+
+_PRIOR_WEIGHT = 1.0
+"""How many residuals the priors above count against the real ones."""
+
+_SMALLEST_RIG_M = 1e-4
+"""Centres closer than this are one centre."""
+
+_LARGEST_RELATIVE_SIGMA = 0.5
+"""A scale less certain than this is none."""
+
+_OUTLIER_FACTOR = 6.0
+_OUTLIER_CENTRE = 0.01
+"""Fraction of the rig's size: nearer cameras are never outliers by comparison with the others."""
+_OUTLIER_ROTATION_RAD = math.radians(0.5)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest residuals of an inlier."""
+
+    rotation_rad: float
+    centre_fraction: float
+    """Of the rig's size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """One registered view of a camera whose place on the rig is known."""
+
+    frame_set: int
+    camera: str
+    scene_from_camera: Rigid3
+    rig_from_camera: Rigid3
+    centre_covariance: Float64 | None
+    """(3, 3) [scene units squared], along the axes of the scene."""
+    view: int
+
+
+@dataclass(frozen=True, eq=False)
+class RigFit:
+    """`rig_from_scene` of each frame set, all of the same scale.
+
+    `scale` and `sigma` are metres per scene unit; where `no_scale` says why there is none,
+    `scale` is what the caller gave, and only the orientation is worth anything.
+    """
+
+    rig_from_scene: dict[int, Sim3]
+    scale: float
+    sigma: float
+    no_scale: str
+    residuals: dict[str, CameraResidual]
+
+    @property
+    def inliers(self) -> int:
+        return sum(residual.inlier for residual in self.residuals.values())
+
+
+def frame_sets_of(scene: UnscaledScene) -> list[int]:
+    """The number of the frame set of each view, in the order of time.
+
+    Without a camera that appears twice there is one set; else stamps that are closer than half
+    the shortest time between two views of one camera belong together.
+    """
+    stamps: dict[str, list[int]] = {}
+    for view in scene.views:
+        stamps.setdefault(view.camera, []).append(view.stamp_ns)
+    steps = [b - a for s in stamps.values() for a, b in itertools.pairwise(sorted(s))]
+    if not steps:
+        return [0] * len(scene.views)
+    ordered = sorted({view.stamp_ns for view in scene.views})
+    number = {ordered[0]: 0}
+    for before, stamp in itertools.pairwise(ordered):
+        number[stamp] = number[before] + (stamp - before > min(steps) / 2)
+    return [number[view.stamp_ns] for view in scene.views]
+
+
+def sightings_of(scene: UnscaledScene, rig_poses: Mapping[str, Rigid3]) -> list[Sighting]:
+    """The views whose camera has a place on the rig."""
+    found = []
+    for k, (view, number) in enumerate(zip(scene.views, frame_sets_of(scene))):
+        if view.camera not in rig_poses:
+            continue
+        covariance = None
+        if scene.pose_covariance is not None:
+            covariance = scene.pose_covariance[6 * k : 6 * k + 3, 6 * k : 6 * k + 3]
+        found.append(
+            Sighting(
+                number, view.camera, view.scene_from_camera, rig_poses[view.camera], covariance, k
+            )
+        )
+    return found
+
+
+def fit_rig(
+    sightings: Sequence[Sighting],
+    bounds: Bounds,
+    pose_covariance: Float64 | None,
+    fallback_scale: float,
+) -> RigFit:
+    """The similarity that most cameras agree with.
+
+    Pairs of cameras are tried in turn (MSAC); the winner's inliers are fitted together by maximum
+    likelihood, and cameras that the others contradict are taken out one by one.
+
+    Args:
+        sightings: at least one.
+        pose_covariance: of the scene's views, as in `UnscaledScene`.
+        fallback_scale: metres per scene unit where the sightings give no scale.
+    """
+    size = _rig_size(sightings)
+    why = _why_no_scale(sightings, size)
+    if why:
+        return _orientation_only(sightings, bounds, fallback_scale, why)
+    limit = bounds.centre_fraction * size
+
+    def cost(transforms: Mapping[int, Sim3]) -> dict[str, float]:
+        return {
+            name: max(r.rotation_rad / bounds.rotation_rad, r.centre / limit)
+            for name, r in _residuals(sightings, transforms).items()
+        }
+
+    transforms = _best_hypothesis(sightings, cost)
+    inliers = {name for name, value in cost(transforms).items() if value < 1}
+    fit = None
+    for _ in range(5):
+        chosen = [s for s in sightings if s.camera in inliers]
+        if len(inliers) < 2 or _rig_size(chosen) < _SMALLEST_RIG_M:
+            break
+        fit = _Fit(chosen, size, pose_covariance, transforms)
+        transforms = fit.with_all_sets(sightings)
+        now = {name for name, value in cost(transforms).items() if value < 1}
+        if now == inliers:
+            break
+        inliers = now
+    if fit is None:
+        return RigFit(
+            transforms, math.nan, math.inf, "", _marked(_residuals(sightings, transforms), set())
+        )
+    while len(inliers) > 3:
+        worst = _contradicted(sightings, inliers, size, pose_covariance, transforms)
+        if worst is None:
+            break
+        inliers.discard(worst)
+        fit = _Fit(
+            [s for s in sightings if s.camera in inliers], size, pose_covariance, transforms
+        )
+        transforms = fit.with_all_sets(sightings)
+    residuals = _marked(_residuals(sightings, transforms), inliers)
+    scale, sigma = fit.scale, fit.sigma()
+    if not sigma < _LARGEST_RELATIVE_SIGMA * scale:
+        why = (
+            f"the distance between the cameras is lost in the noise of the reconstruction "
+            f"(relative sigma {sigma / scale:.2g}); cameras farther apart give a scale"
+        )
+        return RigFit(transforms, scale, math.inf, why, residuals)
+    return RigFit(transforms, scale, sigma, "", residuals)
+
+
+def _rig_size(sightings: Sequence[Sighting]) -> float:
+    centres = np.array([s.rig_from_camera.translation for s in sightings]).reshape(-1, 3)
+    if not len(centres):
+        return 0.0
+    return float(np.linalg.norm(centres[:, None] - centres[None], axis=2).max())
+
+
+def _pairs(sightings: Sequence[Sighting]) -> list[tuple[Sighting, Sighting]]:
+    """Pairs of one frame set that both the rig and the scene hold apart."""
+    found = []
+    for a, b in itertools.combinations(sightings, 2):
+        if a.frame_set != b.frame_set or a.camera == b.camera:
+            continue
+        apart_m = np.linalg.norm(a.rig_from_camera.translation - b.rig_from_camera.translation)
+        apart = np.linalg.norm(a.scene_from_camera.translation - b.scene_from_camera.translation)
+        if apart_m > _SMALLEST_RIG_M and apart > 0:
+            found.append((a, b))
+    return found
+
+
+def _why_no_scale(sightings: Sequence[Sighting], size: float) -> str:
+    cameras = {s.camera for s in sightings}
+    if len(cameras) < 2:
+        return (
+            f"only one camera with a place on the rig ({', '.join(sorted(cameras))}) is "
+            "registered; two are needed"
+        )
+    if size < _SMALLEST_RIG_M:
+        return (
+            f"the cameras with a place on the rig share one centre (largest distance "
+            f"{1000 * size:.3g} mm); turning alone shows no scale"
+        )
+    if not _pairs(sightings):
+        return "no frame set has two registered cameras with different places on the rig"
+    return ""
+
+
+def _rotation(sighting: Sighting) -> Float64:
+    """`rig_from_scene` as this camera sees it."""
+    return np.asarray(sighting.rig_from_camera.rotation @ sighting.scene_from_camera.rotation.T)
+
+
+def _from_rotation(rotation: Float64, scale: float, sightings: Sequence[Sighting]) -> Sim3:
+    shifts = [
+        s.rig_from_camera.translation - scale * rotation @ s.scene_from_camera.translation
+        for s in sightings
+    ]
+    return Sim3(scale, rotation, np.mean(shifts, axis=0))
+
+
+def _best_hypothesis(
+    sightings: Sequence[Sighting], cost: Callable[[Mapping[int, Sim3]], dict[str, float]]
+) -> dict[int, Sim3]:
+    """The pair of cameras that the others agree with most (MSAC; all pairs, no chance)."""
+    best: dict[int, Sim3] = {}
+    best_cost = math.inf
+    for a, b in _pairs(sightings):
+        apart_m = a.rig_from_camera.translation - b.rig_from_camera.translation
+        apart = a.scene_from_camera.translation - b.scene_from_camera.translation
+        scale = float(np.linalg.norm(apart_m) / np.linalg.norm(apart))
+        rotation = nearest_rotation(_rotation(a) + _rotation(b))
+        transforms = {a.frame_set: _from_rotation(rotation, scale, [a, b])}
+        for number in sorted({s.frame_set for s in sightings} - {a.frame_set}):
+            transforms[number] = _place_set(sightings, number, scale)
+        total = sum(min(value, 1.0) ** 2 for value in cost(transforms).values())
+        if total < best_cost:
+            best, best_cost = transforms, total
+    return best
+
+
+def _place_set(sightings: Sequence[Sighting], number: int, scale: float) -> Sim3:
+    """`rig_from_scene` of one set at a known scale: the camera that most others agree with."""
+    members = [s for s in sightings if s.frame_set == number]
+    candidates = [_from_rotation(_rotation(s), scale, [s]) for s in members]
+
+    def disagreement(candidate: Sim3) -> float:
+        found = _residuals(members, {number: candidate}).values()
+        return float(np.median([r.centre + r.rotation_rad for r in found]))
+
+    return min(candidates, key=disagreement)
+
+
+def _residuals(
+    sightings: Sequence[Sighting], transforms: Mapping[int, Sim3]
+) -> dict[str, CameraResidual]:
+    """Per camera the median over the sets."""
+    values: dict[str, list[tuple[float, float]]] = {}
+    for s in sightings:
+        pose = transforms[s.frame_set].apply_to_pose(s.scene_from_camera)
+        off = s.rig_from_camera.inverse() @ pose
+        values.setdefault(s.camera, []).append(
+            (float(np.linalg.norm(off.translation)), off.angle_rad)
+        )
+    medians = {name: np.median(np.array(v), axis=0) for name, v in values.items()}
+    return {n: CameraResidual(float(m[0]), float(m[1]), True) for n, m in medians.items()}
+
+
+def _marked(
+    residuals: Mapping[str, CameraResidual], inliers: set[str]
+) -> dict[str, CameraResidual]:
+    return {
+        name: CameraResidual(r.centre, r.rotation_rad, name in inliers)
+        for name, r in residuals.items()
+    }
+
+
+def _contradicted(
+    sightings: Sequence[Sighting],
+    inliers: set[str],
+    size: float,
+    pose_covariance: Float64 | None,
+    transforms: Mapping[int, Sim3],
+) -> str | None:
+    """The camera that is farthest from where the others, without it, expect it; or None."""
+    worst, worst_ratio = None, 1.0
+    for name in sorted(inliers):
+        others = [s for s in sightings if s.camera in inliers and s.camera != name]
+        if not _pairs(others):
+            continue
+        fit = _Fit(others, size, pose_covariance, transforms)
+        without = fit.with_all_sets(sightings)
+        residual = _residuals([s for s in sightings if s.camera == name], without)[name]
+        centre_limit = max(_OUTLIER_FACTOR * fit.centre_sigma, _OUTLIER_CENTRE * size)
+        rotation_limit = max(_OUTLIER_FACTOR * fit.rotation_sigma, _OUTLIER_ROTATION_RAD)
+        ratio = max(residual.centre / centre_limit, residual.rotation_rad / rotation_limit)
+        if ratio > worst_ratio:
+            worst, worst_ratio = name, ratio
+    return worst
+
+
+def _orientation_only(
+    sightings: Sequence[Sighting], bounds: Bounds, scale: float, why: str
+) -> RigFit:
+    transforms = {}
+    for number in sorted({s.frame_set for s in sightings}):
+        members = [s for s in sightings if s.frame_set == number]
+        first = _place_set(members, number, scale).rotation
+        near = [
+            s
+            for s in members
+            if Rigid3(nearest_rotation(_rotation(s).T @ first), np.zeros(3)).angle_rad
+            < bounds.rotation_rad
+        ]
+        rotation = nearest_rotation(np.sum([_rotation(s) for s in near], axis=0))
+        transforms[number] = _from_rotation(rotation, scale, near)
+    residuals = _residuals(sightings, transforms)
+    inliers = {n for n, r in residuals.items() if r.rotation_rad < bounds.rotation_rad}
+    return RigFit(transforms, scale, math.inf, why, _marked(residuals, inliers))
+
+
+class _Fit:
+    """Maximum likelihood on centres and rotations, whose variances are estimated as well.
+
+    Gauss-Newton on the logarithm of the scale and, per set, a turn and a shift. The variances of
+    centres and rotations are components estimated from their own residuals and redundancy
+    (Foerstner, "Ein Verfahren zur Schaetzung von Varianz- und Kovarianzkomponenten", 1979),
+    starting from the priors.
+    """
+
+    def __init__(
+        self,
+        sightings: Sequence[Sighting],
+        size: float,
+        pose_covariance: Float64 | None,
+        start: Mapping[int, Sim3],
+    ) -> None:
+        self._sightings = sightings
+        self._sets = sorted({s.frame_set for s in sightings})
+        self._covariance = pose_covariance
+        self.transforms = {number: start[number] for number in self._sets}
+        self._rig_noise = RIG_NOISE * size
+        self.scale = next(iter(self.transforms.values())).scale
+        prior_c, prior_r = self._prior_sigmas()
+        self.centre_sigma, self.rotation_sigma = prior_c, prior_r
+        self._freedom = _PRIOR_WEIGHT
+        for _ in range(10):
+            self._solve()
+            jacobian, residuals, _ = self._system()
+            squares, redundancy = self._components(jacobian, residuals)
+            self._freedom = _PRIOR_WEIGHT + redundancy[0]
+            self.centre_sigma = math.sqrt(
+                (_PRIOR_WEIGHT * prior_c**2 + squares[0]) / (_PRIOR_WEIGHT + redundancy[0])
+            )
+            self.rotation_sigma = math.sqrt(
+                (_PRIOR_WEIGHT * prior_r**2 + squares[1]) / (_PRIOR_WEIGHT + redundancy[1])
+            )
+        self._prior_c = prior_c
+
+    def sigma(self) -> float:
+        """Standard deviation of the scale; two of them hold the truth in 95 % of cases.
+
+        The covariance of the reconstruction and the noise of the rig are propagated through
+        the fit, multiplied by what the residuals say of them, and widened as Student's
+        distribution asks where the residuals are few.
+        """
+        jacobian, _, sigmas = self._system()
+        gain = np.linalg.pinv(jacobian / sigmas[:, None])[0] / sigmas
+        count = len(self._sightings)
+        on_centres = gain[: 3 * count].reshape(count, 3)
+        # One calibration error of a camera is the same in all sets.
+        by_camera: dict[str, Float64] = {}
+        for s, g in zip(self._sightings, on_centres):
+            by_camera[s.camera] = by_camera.get(s.camera, np.zeros(3)) + g
+        variance = self._rig_noise**2 * sum(float(g @ g) for g in by_camera.values())
+        if self._covariance is not None:
+            seen = np.zeros(len(self._covariance))
+            for s, g in zip(self._sightings, on_centres):
+                rotation = self.transforms[s.frame_set].rotation
+                seen[6 * s.view : 6 * s.view + 3] += self.scale * rotation.T @ g
+            variance += COVARIANCE_INFLATION**2 * float(seen @ self._covariance @ seen)
+        factor = self.centre_sigma / self._prior_c
+        on_rotations = gain[3 * count :]
+        total = variance * factor**2 + self.rotation_sigma**2 * float((on_rotations**2).sum())
+        return self.scale * math.sqrt(total) * _student_factor(self._freedom)
+
+    def with_all_sets(self, sightings: Sequence[Sighting]) -> dict[int, Sim3]:
+        """The transforms, with those of sets in which no chosen camera is seen."""
+        result = dict(self.transforms)
+        for number in sorted({s.frame_set for s in sightings} - set(self._sets)):
+            result[number] = _place_set(sightings, number, self.scale)
+        return result
+
+    def _prior_sigmas(self) -> tuple[float, float]:
+        centre, rotation = [], []
+        for s in self._sightings:
+            c = r = 0.0
+            if self._covariance is not None:
+                diagonal = np.diag(self._covariance)[6 * s.view : 6 * s.view + 6]
+                c = float(diagonal[:3].mean()) * (COVARIANCE_INFLATION * self.scale) ** 2
+                r = float(diagonal[3:].mean()) * COVARIANCE_INFLATION**2
+            centre.append(c + self._rig_noise**2)
+            rotation.append(r + ROTATION_NOISE_RAD**2)
+        return math.sqrt(np.mean(centre)), math.sqrt(np.mean(rotation))
+
+    def _system(self) -> tuple[Float64, Float64, Float64]:
+        """Jacobian (6n, 1 + 6 sets), residuals (6n,) and sigmas (6n,); centres come first."""
+        count = len(self._sightings)
+        jacobian = np.zeros((6 * count, 1 + 6 * len(self._sets)))
+        residuals = np.zeros(6 * count)
+        for k, s in enumerate(self._sightings):
+            transform = self.transforms[s.frame_set]
+            turned = transform.scale * transform.rotation @ s.scene_from_camera.translation
+            at, first = 3 * k, 1 + 6 * self._sets.index(s.frame_set)
+            residuals[at : at + 3] = s.rig_from_camera.translation - turned - transform.translation
+            jacobian[at : at + 3, 0] = turned
+            jacobian[at : at + 3, first : first + 3] = -_skew(turned)
+            jacobian[at : at + 3, first + 3 : first + 6] = np.eye(3)
+            at += 3 * count
+            off = _rotation(s) @ transform.rotation.T
+            residuals[at : at + 3] = _rotation_vector(off)
+            jacobian[at : at + 3, first : first + 3] = np.eye(3)
+        sigmas = np.repeat([self.centre_sigma, self.rotation_sigma], 3 * count)
+        return jacobian, residuals, sigmas
+
+    def _solve(self) -> None:
+        for _ in range(20):
+            jacobian, residuals, sigmas = self._system()
+            step = np.linalg.lstsq(jacobian / sigmas[:, None], residuals / sigmas, rcond=1e-12)[0]
+            self.scale *= math.exp(float(np.clip(step[0], -1, 1)))
+            for k, number in enumerate(self._sets):
+                old = self.transforms[number]
+                turn, shift = step[1 + 6 * k : 4 + 6 * k], step[4 + 6 * k : 7 + 6 * k]
+                rotation = nearest_rotation(rotation_from_vector(turn) @ old.rotation)
+                self.transforms[number] = Sim3(self.scale, rotation, old.translation + shift)
+            if np.abs(step[0]) < 1e-12 and np.linalg.norm(step) < 1e-10:
+                break
+
+    def _components(
+        self, jacobian: Float64, residuals: Float64
+    ) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Sum of squares and redundancy of the centres and of the rotations."""
+        half = len(residuals) // 2
+        sigmas = np.repeat([self.centre_sigma, self.rotation_sigma], half)
+        weighted = jacobian / sigmas[:, None]
+        hat = np.einsum("ij,ji->i", weighted, np.linalg.pinv(weighted))
+        free = 1 - hat
+        return (
+            (float((residuals[:half] ** 2).sum()), float((residuals[half:] ** 2).sum())),
+            (max(float(free[:half].sum()), 0.0), max(float(free[half:].sum()), 0.0)),
+        )
+
+
+def _skew(v: Float64) -> Float64:
+    x, y, z = v
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
+def _rotation_vector(rotation: Float64) -> Float64:
+    """Axis times angle [rad] of a rotation below pi."""
+    axis = 0.5 * np.array(
+        [
+            rotation[2, 1] - rotation[1, 2],
+            rotation[0, 2] - rotation[2, 0],
+            rotation[1, 0] - rotation[0, 1],
+        ]
+    )
+    sine = float(np.linalg.norm(axis))
+    angle = math.atan2(sine, 0.5 * (float(np.trace(rotation)) - 1))
+    return np.asarray(axis * (angle / sine if sine > 1e-12 else 1.0))
+
+
+def _student_factor(freedom: float) -> float:
+    """How much wider than the normal is Student's 95 % interval (Cornish-Fisher series)."""
+    z = 1.96
+    terms = [
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    ]
+    freedom = max(freedom, 1.0)
+    return 1 + sum(t / freedom ** (k + 1) for k, t in enumerate(terms)) / z
