@@ -281,9 +281,11 @@ def distorted_directions(model):
     return ideal.reshape(model.height, model.width, 2)
 
 
-@pytest.mark.parametrize("name", DISTORTED)
-def test_undistorted_pixels_look_where_the_pinhole_says(name):
-    model = CameraModel(160, 120, 110.0, 112.0, 81.0, 58.0, name, DISTORTED[name])
+@pytest.mark.parametrize(
+    ("name", "coefficients"), [*DISTORTED.items(), ("equidistant", (0.0, 0.0, 0.0, 0.0))]
+)
+def test_undistorted_pixels_look_where_the_pinhole_says(name, coefficients):
+    model = CameraModel(160, 120, 110.0, 112.0, 81.0, 58.0, name, coefficients)
     raw = scene(model, distorted_directions(model))
     with Ingest(["c"], {"c": model}, IngestConfig()) as ingest:
         frame = ingest.add(shot("c", 0, raw)).frames[0]

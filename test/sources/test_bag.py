@@ -9,7 +9,13 @@ import lz4.frame
 import numpy as np
 import pytest
 
-from vggt_ros.errors import CalibrationError, ConfigError, ExportError, SourceError
+from vggt_ros.errors import (
+    CalibrationError,
+    ConfigError,
+    ExportError,
+    SourceError,
+    VggtRosError,
+)
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.sources import messages
 from vggt_ros.sources.bag import BagReader, BagWriter
@@ -181,6 +187,31 @@ def test_missing_metadata(tmp_path, storage):
     with BagReader(path) as bag:
         assert "metadata.yaml" in bag.truncated
         assert len(list(bag.messages())) == 13
+
+
+def test_unmerged_write_ahead_log_is_told(tmp_path):
+    path = write_bag(tmp_path / "bag", "sqlite3", sets=1)
+    (path / "bag.db3-wal").write_bytes(b"x")
+    for source in (path, data_file(path)):
+        with BagReader(source) as bag:
+            assert "bag.db3-wal holds messages" in bag.truncated
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_bytes_never_surprise(tmp_path, storage, seed):
+    """Wrong bytes anywhere give messages, a note or one of our errors, nothing else."""
+    rng = np.random.default_rng(seed)
+    path = write_bag(tmp_path / "bag", storage, sets=2)
+    file = data_file(path)
+    content = bytearray(file.read_bytes())
+    zone = (len(content), 3000)[seed % 2]
+    for _ in range(20):
+        content[rng.integers(zone) * (1, -1)[seed % 3 == 0]] = rng.integers(256)
+    file.write_bytes(content)
+    with contextlib.suppress(VggtRosError), BagReader(path) as bag:
+        list(bag.messages())
+        bag.rig()
 
 
 def mcap_records(file):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vggt_ros.errors import ExportError
 
 if TYPE_CHECKING:
-    from vggt_ros.sources.bag_check import BagCheck, CameraCheck, PairCheck
+    from vggt_ros.sources.bag_findings import BagCheck, CameraCheck, PairCheck
 
 _EXAMPLES = """\
 examples:

@@ -14,12 +14,16 @@ from typing import Any, NamedTuple
 from vggt_ros.errors import SourceError, nearest
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.rig import Rig, RigCamera
-from vggt_ros.sources.bag_recovery import DamagedFile, DamagedMcap, DamagedSqlite, RawMessage
+from vggt_ros.sources.bag_recovery import (
+    DamagedFile,
+    DamagedMcap,
+    DamagedSqlite,
+    RawMessage,
+    damage_errors,
+)
 from vggt_ros.sources.bag_writer import BagWriter
+from vggt_ros.sources.camera_topics import CameraTopics, group_camera_topics
 from vggt_ros.sources.messages import (
-    CAMERA_INFO,
-    COMPRESSED_IMAGE,
-    IMAGE,
     TF_MESSAGE,
     model_from_camera_info,
     transforms_from_message,
@@ -31,8 +35,6 @@ __all__ = ["BagMessage", "BagReader", "BagWriter", "CameraTopics", "RawMessage",
 
 _LOG = logging.getLogger(__name__)
 
-_NOT_COLOUR = ("depth", "disparity", "confidence")
-"""An image topic with a part that starts so is no camera for us."""
 _DYNAMIC_TF_MESSAGES = 500
 """So many messages of /tf are looked at to tell fixed from moving frames."""
 _DYNAMIC_TF_TOLERANCE = 1e-5
@@ -54,27 +56,6 @@ class BagMessage(NamedTuple):
     topic: str
     stamp_ns: int
     message: Any
-
-
-@dataclass(frozen=True)
-class CameraTopics:
-    """The topics that belong to one camera; empty where there is none."""
-
-    name: str
-    image: str = ""
-    compressed: str = ""
-    camera_info: str = ""
-
-    @property
-    def image_topic(self) -> str:
-        """The raw images if there are any, else the compressed ones."""
-        return self.image or self.compressed
-
-    @property
-    def is_rectified(self) -> bool:
-        """The images are those of `image_rect*`, to which P belongs, not K and D."""
-        topic = self.image or self.compressed.removesuffix("/compressed")
-        return topic.rsplit("/", 1)[-1].startswith("image_rect")
 
 
 class BagReader:
@@ -175,38 +156,7 @@ class BagReader:
         `/arm/left/image_raw` is `arm_left`. Depth and disparity images are left out; where a
         camera has several image topics, `image_raw` comes first and rectified ones last.
         """
-        found: dict[str, list[tuple[str, str]]] = {}
-        for topic, msgtype in sorted(self._types.items()):
-            if msgtype not in (IMAGE, COMPRESSED_IMAGE):
-                continue
-            parts = topic.strip("/").split("/")
-            if any(part.startswith(_NOT_COLOUR) for part in parts):
-                continue
-            if msgtype == COMPRESSED_IMAGE and parts[-1] == "compressed":
-                parts.pop()
-            elif parts[-1].startswith("compressed"):
-                continue
-            found.setdefault("/".join(parts[:-1]), []).append(("/".join(parts), topic))
-        return {
-            camera.name: camera
-            for camera in (self._camera(space, topics) for space, topics in found.items())
-        }
-
-    def _camera(self, space: str, topics: list[tuple[str, str]]) -> CameraTopics:
-        def preference(base: str) -> tuple[int, str]:
-            last = base.rsplit("/", 1)[-1]
-            return (0 if last == "image_raw" else 2 if "rect" in last else 1), base
-
-        base = min((base for base, _ in topics), key=preference)
-        names = {self._types[topic]: topic for found, topic in topics if found == base}
-        lead = "/" if next(iter(names.values())).startswith("/") else ""
-        info = f"{lead}{space}/camera_info" if space else f"{lead}camera_info"
-        return CameraTopics(
-            space.replace("/", "_") or "camera",
-            names.get(IMAGE, ""),
-            names.get(COMPRESSED_IMAGE, ""),
-            info if self._types.get(info) == CAMERA_INFO else "",
-        )
+        return group_camera_topics(self._types)
 
     def first(self, topic: str) -> Any | None:
         """The first message of a topic, None if it never came."""
@@ -308,26 +258,32 @@ class BagReader:
 
     def _open(self) -> None:
         from rosbags.rosbag2 import Reader
-        from rosbags.rosbag2.errors import ReaderError
 
         try:
             reader = Reader(self.path)
             reader.open()
         except FileNotFoundError:
             self._open_files("metadata.yaml is missing")
-        except ReaderError as error:
+        except damage_errors() as error:
             if self.path.is_dir():
                 self._open_files(str(error))
             else:
                 self._recover(self.path, str(error))
         else:
             self._add(reader)
+        folder = self.path if self.path.is_dir() else self.path.parent
+        for log in folder.glob(f"{self.path.name if folder != self.path else '*'}-wal"):
+            if log.stat().st_size:
+                self.truncated = (
+                    f"the recorder did not finish: {log.name} holds messages that are not read; "
+                    f"merge it with: sqlite3 {log.name.removesuffix('-wal')} 'PRAGMA "
+                    f"wal_checkpoint'"
+                )
         if not self._types:
             raise SourceError(f"bag {self.path}: nothing can be read: {self.truncated or 'empty'}")
 
     def _open_files(self, problem: str) -> None:
         from rosbags.rosbag2 import Reader
-        from rosbags.rosbag2.errors import ReaderError
 
         files = sorted(
             (f for f in self.path.iterdir() if f.suffix in (".mcap", ".db3")),
@@ -340,7 +296,7 @@ class BagReader:
             try:
                 reader = Reader(file)
                 reader.open()
-            except ReaderError as error:
+            except damage_errors() as error:
                 self._recover(file, str(error))
             else:
                 self._add(reader)
@@ -370,6 +326,8 @@ class BagReader:
 
         self._readers.append(reader)
         for connection in reader.connections:
+            if not (connection.topic and connection.msgtype):  # damaged, but not noticed
+                continue
             self._types[connection.topic] = connection.msgtype
             self._counts[connection.topic] += connection.msgcount
             is_msg = connection.msgdef.format == MessageDefinitionFormat.MSG
@@ -419,11 +377,16 @@ class BagReader:
             connections = [c for c in reader.connections if c.topic in wanted]
             if not connections:
                 continue
+            expected, count = sum(c.msgcount for c in connections), 0
             try:
                 for connection, stamp, data in reader.messages(connections):
+                    count += 1
                     yield RawMessage(connection.topic, connection.msgtype, stamp, data)
-            except _read_errors() as error:
+            except damage_errors() as error:
                 self.truncated = f"{Path(reader.path).name} is damaged: {error}"
+            else:
+                if count < expected:
+                    self.truncated = f"{expected - count} of {expected} messages are not there"
         if self.truncated:
             _LOG.warning("bag %s: played what is there; %s", self.path, self.truncated)
 
@@ -441,10 +404,10 @@ class BagReader:
                 _LOG.debug("bag %s: %s: %s", self.path, raw.topic, error)
                 continue
             yield BagMessage(raw.topic, raw.stamp_ns, message)
-
-
-def _read_errors() -> tuple[type[Exception], ...]:
-    import apsw
-    from rosbags.rosbag2.errors import ReaderError
-
-    return ReaderError, apsw.Error, OSError
+        for topic in wanted.intersection(self.undecodable):
+            _LOG.warning(
+                "bag %s: %d messages of %s could not be decoded",
+                self.path,
+                self.undecodable[topic],
+                topic,
+            )

@@ -10,6 +10,7 @@ import io
 import mmap
 import sqlite3
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -20,8 +21,6 @@ from vggt_ros.errors import SourceError
 
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0F
-_MAX_RECORD = 1 << 32
-"""A longer record is taken for damage; rosbag2 keeps chunks of a few MB."""
 _SQLITE_LEAF = 0x0D
 
 
@@ -67,6 +66,7 @@ class DamagedMcap(DamagedFile):
         super().__init__(path)
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._channels: dict[int, tuple[str, str]] = {}
+        self._size = path.stat().st_size
         for message in self._scan():
             self.counts[message.topic] += 1
         self.types = dict(self._channels.values())
@@ -81,7 +81,7 @@ class DamagedMcap(DamagedFile):
                 raise SourceError(f"bag {self.path}: is not an MCAP file (wrong first bytes)")
             try:
                 yield from self._records(file, nested=False)
-            except _Cut:
+            except (_Cut, struct.error):
                 self.is_cut = True
 
     def _records(self, file: BinaryIO, *, nested: bool) -> Iterator[RawMessage]:
@@ -97,6 +97,8 @@ class DamagedMcap(DamagedFile):
             if opcode == _CHUNK and not nested:
                 yield from self._chunk(file, size)
                 continue
+            if size > self._size and not nested:
+                raise _Cut
             record = _exactly(file, size)
             if opcode == _SCHEMA:
                 self._add_schema(io.BytesIO(record))
@@ -111,8 +113,9 @@ class DamagedMcap(DamagedFile):
         head = _exactly(file, 28)
         compression = _string(file)
         (length,) = struct.unpack("<Q", _exactly(file, 8))
-        if length > min(size, _MAX_RECORD):
+        if length > size:
             raise _Cut
+        length = min(length, self._size)  # what a damaged length asks for is not allocated
         data = file.read(length)
         is_cut = len(data) < length
         (uncompressed,) = struct.unpack_from("<Q", head, 16)
@@ -122,7 +125,7 @@ class DamagedMcap(DamagedFile):
         try:
             for message in self._records(io.BytesIO(content), nested=True):
                 messages.append(message)  # kept when the next record turns out to be cut
-        except _Cut:
+        except (_Cut, struct.error):
             is_cut = True
         yield from sorted(messages, key=lambda message: message.stamp_ns)
         if is_cut:
@@ -143,7 +146,7 @@ class DamagedMcap(DamagedFile):
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
-    if size > _MAX_RECORD:
+    if size > sys.maxsize:
         raise _Cut
     data = file.read(size)
     if len(data) < size:
@@ -239,14 +242,18 @@ class DamagedSqlite(DamagedFile):
                         self.definitions[name] = definition
             except sqlite3.Error:  # bags before Iron have no such table
                 pass
-            return {row[0]: (row[1], row[2]) for row in rows}
+            return {
+                row[0]: (row[1], row[2])
+                for row in rows
+                if isinstance(row[1], str) and isinstance(row[2], str)
+            }
         finally:
             connection.close()
 
 
 def _page_size(data: mmap.mmap) -> int:
     size = int.from_bytes(data[16:18], "big")
-    return 65536 if size == 1 else size
+    return 65536 if size == 1 else max(size, 512)
 
 
 def _message_cells(
@@ -338,3 +345,34 @@ def _varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     return value << 8 | data[at], at + 1
+
+
+def damage_errors() -> tuple[type[Exception], ...]:
+    """What `rosbags` raises on damaged bytes: its own error, and what its parsers run into."""
+    import apsw
+    from rosbags.rosbag2.errors import ReaderError
+
+    return (
+        ReaderError,
+        apsw.Error,
+        OSError,
+        KeyError,
+        IndexError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        RuntimeError,
+        EOFError,
+        AssertionError,
+        struct.error,
+        *_zstd_errors(),
+    )
+
+
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    try:
+        from compression import zstd  # Python 3.14
+    except ImportError:
+        from backports import zstd
+    return (zstd.ZstdError,)
