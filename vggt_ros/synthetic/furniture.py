@@ -49,6 +49,7 @@ def room(
 
 
 def table(name: str, place: Rigid3, size: tuple[float, float, float]) -> SceneObject:
+    """A top on four legs; its height is `size[2]`."""
     sx, sy, sz = size
     top, leg = wood((158, 112, 70)), wood((132, 92, 58))
     parts = [box((sx, sy, 0.04), at(0, 0, sz - 0.04), top)]
@@ -155,7 +156,14 @@ def hanging(
     """Something flat on a wall, its front towards +x, `place` at its centre on the wall."""
     side = wood((74, 52, 34))
     part = box(
-        (thick, width, height), at(thick / 2, 0, -height / 2), side, material, side, side, side, side
+        (thick, width, height),
+        at(thick / 2, 0, -height / 2),
+        side,
+        material,
+        side,
+        side,
+        side,
+        side,
     )
     return SceneObject(name, (part,), place)
 
@@ -178,6 +186,7 @@ def cart(name: str, motion: Motion) -> SceneObject:
 
 
 def vase(name: str, place: Rigid3) -> SceneObject:
+    """Two cylinders and a round bush, 42 cm high."""
     parts = (
         cylinder(0.13, 0.20, at(0, 0, 0), rug()),
         cylinder(0.07, 0.07, at(0, 0, 0.20), rug()),

@@ -94,7 +94,7 @@ def _face_points(
     shape: Shape, size: tuple[float, float, float], face: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points and outward normals (h, w, 3) of the light map texels, in the primitive."""
-    corner, u_axis, v_axis, width, height = face_frame(shape, size, face)
+    width, height = face_frame(shape, size, face)[3:]
     columns = int(np.clip(round(width / _TEXEL_M), 1, 256))
     rows = int(np.clip(round(height / _TEXEL_M), 1, 256))
     u, v = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows)
@@ -110,7 +110,7 @@ def face_points(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points and outward normals (..., 3) of face coordinates in [0, 1], in the primitive.
 
-    The inverse of `kernels.face_coordinates`.
+    The inverse of `drawing.face_coordinates`.
     """
     if shape is Shape.SPHERE or (shape is Shape.CYLINDER and face == 0):
         angle = u * 2 * np.pi - np.pi
@@ -144,7 +144,7 @@ def _is_blocked(shapes, half, rotations, places, among, origin, direction, reach
         ax = origin[0] - places[p, 0]
         ay = origin[1] - places[p, 1]
         az = origin[2] - places[p, 2]
-        t, face = kernels.intersect(
+        t, _ = kernels.intersect(
             shapes[p],
             half[p, 0],
             half[p, 1],
@@ -228,9 +228,7 @@ def _gather(
                 cosine = (d[0] * n[0] + d[1] * n[1] + d[2] * n[2]) / math.sqrt(distance2)
                 if cosine <= 0.0:
                     continue
-                if not _is_blocked(
-                    shapes, half, rotations, places, among[:count], origin, d, 1.0
-                ):
+                if not _is_blocked(shapes, half, rotations, places, among[:count], origin, d, 1.0):
                     seen += cosine / (distance2 + 0.3)
             for c in range(3):
                 light[i, c] += lamp_powers[k, c] * seen / len(lamp_rays)

@@ -65,6 +65,7 @@ class Primitive:
             raise ValueError(f"{self.shape.name.lower()}: expected a size > 0, got {self.size}")
 
     def material(self, face: int) -> Material:
+        """Of one face."""
         return self.materials[0] if len(self.materials) == 1 else self.materials[face]
 
 
@@ -135,6 +136,7 @@ class Motion:
             raise ValueError(f"motion: expected increasing times, got {self.times_s.tolist()}")
 
     def map_from_object(self, time_s: float) -> Rigid3:
+        """The pose at a time."""
         place = [np.interp(time_s, self.times_s, column) for column in self.positions.T]
         yaw = float(np.interp(time_s, self.times_s, self.yaws_rad))
         return Rigid3.from_rotation_vector((0, 0, yaw), place)
@@ -159,17 +161,13 @@ def at(x: float, y: float, z: float, yaw_deg: float = 0.0) -> Rigid3:
     return Rigid3.from_rotation_vector((0, 0, math.radians(yaw_deg)), (x, y, z))
 
 
-def box(
-    size: tuple[float, float, float], place: Rigid3, *materials: Material
-) -> Primitive:
+def box(size: tuple[float, float, float], place: Rigid3, *materials: Material) -> Primitive:
     """A box of `size` whose BOTTOM centre is at `place`, as furniture is thought of."""
     lift = Rigid3(np.eye(3), [0, 0, size[2] / 2])
     return Primitive(Shape.BOX, size, place @ lift, materials)
 
 
-def cylinder(
-    diameter: float, height: float, place: Rigid3, *materials: Material
-) -> Primitive:
+def cylinder(diameter: float, height: float, place: Rigid3, *materials: Material) -> Primitive:
     """An upright cylinder whose bottom centre is at `place`."""
     lift = Rigid3(np.eye(3), [0, 0, height / 2])
     return Primitive(Shape.CYLINDER, (diameter, diameter, height), place @ lift, materials)

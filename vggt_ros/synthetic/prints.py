@@ -31,7 +31,7 @@ def text(
     scale = height / 21.0  # capitals of the Hershey simplex font are 21 texels at scale 1
     cv2.putText(
         canvas, word, (int(left), int(bottom)), cv2.FONT_HERSHEY_SIMPLEX, scale, colour,
-        max(int(round(height / 7)), 1), cv2.LINE_AA,
+        max(round(height / 7), 1), cv2.LINE_AA,
     )  # fmt: skip
 
 
@@ -56,7 +56,9 @@ def painting(seed: int = 0, frame: Colour = (70, 48, 30)) -> Material:
             hill = low + (1 - k / 5) * np.array((50, 62, 80)) * random.uniform(0.4, 1.1)
             strokes = 15 * smooth_noise(shape, random, (0.012 / texel, 0.035 / texel))
             strokes += 11 * natural_noise(shape, random, 0.1 / texel, 0.006 / texel)
-            canvas = canvas * (1 - inside) + (hill.astype(np.float32) + strokes[..., None]) * inside
+            canvas = (
+                canvas * (1 - inside) + (hill.astype(np.float32) + strokes[..., None]) * inside
+            )
         image = to_image(canvas)
         for _ in range(int(random.integers(5, 12))):
             x, foot = random.uniform((0.05, horizon + 0.15), (0.95, 0.95))
@@ -151,8 +153,10 @@ def cardboard(label: bool = True, base: Colour = (176, 134, 88)) -> Material:
         image = to_image(canvas)
         tape = int(0.025 / texel)
         middle = rows // 2 if rows < columns else columns // 2
-        lane = image[middle - tape : middle + tape] if rows < columns else (
-            image[:, middle - tape : middle + tape]
+        lane = (
+            image[middle - tape : middle + tape]
+            if rows < columns
+            else (image[:, middle - tape : middle + tape])
         )
         lane[:] = (lane * np.array([0.86, 0.8, 0.68]) + 16).astype(np.uint8)
         if label:
@@ -308,11 +312,12 @@ def _house(image: Image, foot: np.ndarray, size: float, random: Random) -> None:
     wall = [int(v) for v in random.integers((190, 175, 150), (245, 232, 215))]
     cv2.rectangle(image, (x - s, y - s), (x + s, y), wall, -1)
     roof = np.array([[x - s - 3, y - s], [x + s + 3, y - s], [x, y - int(1.9 * s)]], np.int32)
-    cv2.fillPoly(image, [roof], [int(v) for v in random.integers((120, 40, 30), (180, 80, 60))], 16)
+    cv2.fillPoly(
+        image, [roof], [int(v) for v in random.integers((120, 40, 30), (180, 80, 60))], 16
+    )
     for dx in (-0.6, 0.2):
-        left, top = int(x + dx * s), int(y - 0.75 * s)
-        cv2.rectangle(image, (left, top), (left + int(0.35 * s), top + int(0.35 * s)), (50, 52, 66),
-                      -1)  # fmt: skip
+        left, top, side = int(x + dx * s), int(y - 0.75 * s), int(0.35 * s)
+        cv2.rectangle(image, (left, top), (left + side, top + side), (50, 52, 66), -1)
 
 
 def _small_print(

@@ -45,15 +45,13 @@ def unproject_pixels(model: CameraModel, pixels: NDArray[np.floating]) -> Array:
     pixels = np.asarray(pixels, np.float64)
     focal, centre = np.array([model.fx, model.fy]), np.array([model.cx, model.cy])
     xy = (pixels - centre) / focal
-    if not model.is_distorted and model.distortion_model != "equidistant":
+    if not model.is_distorted:
         return np.asarray(xy)
     if model.distortion_model == "equidistant":
         # Start from the plain equidistant lens, else Newton overshoots at wide angles.
         theta = np.linalg.norm(xy, axis=-1, keepdims=True)
         safe = np.maximum(theta, 1e-12)
         xy = xy * np.tan(np.minimum(safe, 1.5)) / safe
-        if not model.is_distorted:  # `project` treats it as a pinhole then
-            return np.asarray((pixels - centre) / focal)
     step = 1e-6
     with np.errstate(all="ignore"):
         for _ in range(30):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vggt_ros.synthetic.tone import to_grey, to_linear
 from vggt_ros.types import Float32, Image
 
 
@@ -41,12 +42,13 @@ def apply_sensor(rgb: Image, camera: str, index: int, sensor: SensorModel | None
 
     Args:
         rgb: (H, W, 3), free of noise, gamma encoded.
+        camera: its name fixes gain, colour and blur.
+        index: with the name it fixes the noise.
+        sensor: None for the defaults.
 
     Returns:
         (H, W, 3); the same for the same arguments.
     """
-    from vggt_ros.synthetic.world import DECODE, ENCODE
-
     sensor = sensor or SensorModel()
     name = zlib.crc32(camera.encode())
     traits = np.random.default_rng([sensor.seed, name])
@@ -55,7 +57,7 @@ def apply_sensor(rgb: Image, camera: str, index: int, sensor: SensorModel | None
     blur = sensor.blur_px * float(traits.uniform(0.8, 1.2))
     random = np.random.Generator(np.random.SFC64([sensor.seed, name, index]))
     exposure *= float(np.exp(sensor.exposure_jitter * random.standard_normal()))
-    linear = DECODE[rgb]
+    linear = to_linear(rgb)
     if blur > 0:
         linear = cv2.GaussianBlur(linear, (0, 0), blur)
     gain = _vignette(rgb.shape[0], rgb.shape[1], sensor.vignetting)[..., None]
@@ -63,8 +65,7 @@ def apply_sensor(rgb: Image, camera: str, index: int, sensor: SensorModel | None
     electrons = np.clip(linear, 0, None) * np.float32(sensor.full_well_electrons)
     sigma = np.sqrt(electrons + np.float32(sensor.read_noise_electrons**2))
     electrons += sigma * random.standard_normal(rgb.shape, dtype=np.float32)
-    value = np.clip(electrons / np.float32(sensor.full_well_electrons), 0, 1)
-    return np.asarray(ENCODE[(np.sqrt(value) * 4095 + 0.5).astype(np.int32)])
+    return to_grey(electrons / np.float32(sensor.full_well_electrons))
 
 
 @functools.lru_cache(maxsize=8)

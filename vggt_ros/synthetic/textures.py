@@ -26,6 +26,7 @@ def shape_of(width_m: float, height_m: float, texel_m: float) -> tuple[int, int]
 
 
 def to_image(values: Float32) -> Image:
+    """Round and clip."""
     return np.ascontiguousarray(np.clip(values + 0.5, 0, 255), np.uint8)
 
 
@@ -59,6 +60,7 @@ def natural_noise(
 
 
 def flat(shape: tuple[int, int], colour: Colour) -> Float32:
+    """(rows, columns, 3) of one colour."""
     return np.broadcast_to(np.array(colour, np.float32), (*shape, 3)).copy()
 
 
@@ -81,7 +83,7 @@ def picture(image: Image) -> Material:
     return Material(paint)
 
 
-def test_pattern(texel_m: float = 0.004) -> Material:
+def clouds(texel_m: float = 0.004) -> Material:
     """Smooth multi-scale colour blobs: texture everywhere and without repetition."""
 
     def paint(width: float, height: float, texel: float, random: Random) -> Image:
@@ -93,9 +95,6 @@ def test_pattern(texel_m: float = 0.004) -> Material:
         return to_image(canvas)
 
     return Material(paint, texel_m)
-
-
-test_pattern.__test__ = False  # type: ignore[attr-defined]  # not one of pytest's
 
 
 def plaster(colour: Colour = (205, 196, 178), contrast: float = 1.0) -> Material:
@@ -134,9 +133,7 @@ def brick(mortar: Colour = (168, 160, 150), base: Colour = (142, 82, 62)) -> Mat
         column = np.floor(shifted / pitch_x).astype(np.int64)
         in_x = shifted - column * pitch_x
         in_y = y + wobble - row * pitch_y
-        edge = np.minimum(
-            np.minimum(in_x, pitch_x - in_x), np.minimum(in_y, pitch_y - in_y)
-        )
+        edge = np.minimum(np.minimum(in_x, pitch_x - in_x), np.minimum(in_y, pitch_y - in_y))
         inside = np.clip((edge - joint / 2) / 0.004 + 0.5, 0, 1)[..., None]
         count = (int(row.max()) + 2, int(column.max()) + 3)
         tint = random.normal(0, 1, (*count, 3)).astype(np.float32)
@@ -154,9 +151,7 @@ def brick(mortar: Colour = (168, 160, 150), base: Colour = (142, 82, 62)) -> Mat
     return Material(paint, 0.003)
 
 
-def wallpaper(
-    ground: Colour = (196, 200, 180), figure: Colour = (160, 172, 148)
-) -> Material:
+def wallpaper(ground: Colour = (196, 200, 180), figure: Colour = (160, 172, 148)) -> Material:
     """Stripes with a leaf motif, faded here and there, seams every 53 cm."""
 
     def paint(width: float, height: float, texel: float, random: Random) -> Image:
@@ -183,9 +178,7 @@ def wallpaper(
     return Material(paint, 0.003)
 
 
-def wood(
-    base: Colour = (150, 106, 66), plank_m: float = 0.0, contrast: float = 1.0
-) -> Material:
+def wood(base: Colour = (150, 106, 66), plank_m: float = 0.0, contrast: float = 1.0) -> Material:
     """Wood with the grain along u: knots, growth rings; planks of `plank_m` [m] if positive."""
 
     def paint(width: float, height: float, texel: float, random: Random) -> Image:
@@ -290,7 +283,7 @@ def _planks(
     if plank_m <= 0:
         return _grain(shape, texel, base, contrast, random)
     canvas = np.zeros((*shape, 3), np.float32)
-    rows = max(int(round(plank_m / texel)), 4)
+    rows = max(round(plank_m / texel), 4)
     for top in range(0, shape[0], rows):
         bottom = min(top + rows, shape[0])
         left = -int(random.uniform(0, 1.2) / texel)
@@ -373,7 +366,9 @@ def _cracks(canvas: Float32, random: Random, texel: float, count: int) -> None:
         points = [start]
         for _ in range(int(random.integers(12, 40))):
             heading += random.normal(0, 0.35)
-            points.append(points[-1] + 0.015 / texel * np.array([np.cos(heading), np.sin(heading)]))
+            points.append(
+                points[-1] + 0.015 / texel * np.array([np.cos(heading), np.sin(heading)])
+            )
         path = np.rint(np.array(points) * 16).astype(np.int32)
         cv2.polylines(layer, [path], False, int(random.integers(90, 220)), 1, cv2.LINE_AA, 4)
     canvas -= 0.16 * layer[..., None].astype(np.float32)

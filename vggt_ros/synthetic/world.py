@@ -12,19 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry import CameraModel, Rigid3
-from vggt_ros.synthetic import kernels
+from vggt_ros.synthetic import drawing, kernels
+from vggt_ros.synthetic.lighting import Ambient, Lamp, light_maps
 from vggt_ros.synthetic.primitives import FACE_COUNTS, Primitive, SceneObject, face_frame
 from vggt_ros.synthetic.rays import pixel_rays
+from vggt_ros.synthetic.tone import DECODE, ENCODE, to_grey, to_linear
 from vggt_ros.types import Float32, Image
-
-GAMMA = 2.2
-"""Grey values are linear light to the power of 1 / GAMMA."""
-
-DECODE: NDArray[np.float32] = ((np.arange(256) / 255.0) ** GAMMA).astype(np.float32)
-ENCODE: NDArray[np.uint8] = np.rint(255.0 * (np.arange(4096) / 4095.0) ** (2 / GAMMA)).astype(
-    np.uint8
-)
-"""Indexed by 4095 * sqrt(linear light): the root spreads the dark values evenly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +47,13 @@ class World:
         seed: of the painters; with the name of an object and the number of a face it fixes
             every texture.
         background: linear light where no surface is seen.
-        lamps: `lighting.Lamp`s; without any, surfaces show their paint as it is.
+        lamps: what lights the room; without any, surfaces show their paint as it is.
     """
 
     objects: tuple[SceneObject, ...]
     seed: int = 0
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    lamps: tuple[object, ...] = ()
+    lamps: tuple[Lamp | Ambient, ...] = ()
 
     @functools.cached_property
     def primitives(self) -> tuple[Primitive, ...]:
@@ -110,10 +103,9 @@ class World:
     @functools.cached_property
     def packed(self) -> PackedFaces:
         """All faces painted and lit; takes seconds for a furnished room."""
-        from vggt_ros.synthetic.lighting import light_maps
-
         textures = list(self._paint())
-        lights = light_maps(self) if self.lamps else [np.ones((1, 1, 3), np.float32)] * len(textures)
+        ones = np.ones((1, 1, 3), np.float32)
+        lights = light_maps(self) if self.lamps else [ones] * len(textures)
         return _pack(self.primitives, textures, lights)
 
     def _paint(self) -> Iterator[Image]:
@@ -146,7 +138,7 @@ class FixedCamera:
 
     def render(self, time_s: float = 0.0) -> SyntheticImage:
         """The picture at a time; see `World.render`."""
-        world, moving = self._world, self._world.is_moving
+        moving = self._world.is_moving
         tiles = (-(-self._model.height // kernels.TILE), -(-self._model.width // kernels.TILE))
         if self._static is None:
             self._static = _Buffers.empty(self._model)
@@ -191,7 +183,7 @@ class FixedCamera:
         m, o, bounds = self._camera_geometry(time_s)
         bounds[~drawn, 0], bounds[~drawn, 1] = np.inf, -np.inf
         geometry, packed = self._world.geometry(time_s), self._world.packed
-        kernels.render(
+        drawing.render(
             touched,
             buffers.rgb,
             buffers.depth,
@@ -252,7 +244,7 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class PackedFaces:
-    """Faces, texture pyramids and light maps as flat arrays; see `kernels.render`."""
+    """Faces, texture pyramids and light maps as flat arrays; see `drawing.render`."""
 
     first_face: NDArray[np.int64]
     frames: NDArray[np.float64]
@@ -277,12 +269,11 @@ def face_frames(primitives: Sequence[Primitive]) -> tuple[NDArray[np.int64], NDA
 def _pyramid(rgb: Image) -> list[Image]:
     """The texture and its halvings, averaged in linear light."""
     levels = [np.ascontiguousarray(rgb)]
-    linear = DECODE[rgb]
+    linear = to_linear(rgb)
     while max(linear.shape[:2]) > 1:
         size = (max(linear.shape[1] // 2, 1), max(linear.shape[0] // 2, 1))
         linear = cv2.resize(linear, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], 3)
-        root = np.sqrt(np.clip(linear, 0, 1))
-        levels.append(ENCODE[(root * 4095 + 0.5).astype(np.int64)])
+        levels.append(to_grey(linear))
     return levels
 
 
