@@ -11,8 +11,8 @@ import pytest
 from vggt_ros.config import AlignConfig
 from vggt_ros.errors import AlignmentError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.mapping.kernels_fit import fit_affine
 from vggt_ros.pipeline.align_depth import DepthAligner, apply_fit, reference_from_points
-from vggt_ros.pipeline.kernels_fit import fit_affine
 from vggt_ros.types import DepthKind, DepthMap, DepthPrediction
 
 MODEL = CameraModel(160, 120, 130.0, 130.0, 79.5, 59.5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from vggt_ros.mapping.surfels import CHUNK
 from vggt_ros.mapping.kernels_view import project_chunk
+from vggt_ros.mapping.surfels import CHUNK
 
 POINT_RADIUS_PX = 0.6
 """Surfels that look smaller are drawn as one pixel; what stays open is filled afterwards."""
@@ -127,7 +127,6 @@ def unpack_depth(buffer, width, height):
     depth = np.empty((height, width), np.float32)
     flat = depth.reshape(-1)
     empty = np.uint64(0xFFFFFFFFFFFFFFFF)
-    infinity = np.float32(np.inf)
     bits = flat.view(np.uint32)
     infinite_bits = np.uint32(0x7F800000)
     for i in range(buffer.size):
@@ -182,7 +181,7 @@ def fill_holes(depth):
             least = least if least < n8 else n8
             limit = least * near
             before = centre * far
-            total, count, drawn, nearer = zero, zero, zero, zero
+            total, count, nearer = zero, zero, zero
             total += n0 if n0 <= limit else zero
             total += n1 if n1 <= limit else zero
             total += n2 if n2 <= limit else zero

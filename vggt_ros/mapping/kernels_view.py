@@ -1,19 +1,21 @@
-"""What a camera sees of the map: chunks in the view cone, projection, free space."""
+"""What a camera may see of the map: chunks in the view cone, projection, free space."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from vggt_ros.mapping.surfels import CHUNK, kill
+MARGIN_VOXELS = 1.5
+MARGIN_SIGMAS = 2.0
+"""A surfel agrees with a measured depth within this many voxels plus this many of the depth's
+standard deviations. If it lies farther in front it is seen through."""
 
-CARVE_VOXELS = 1.5
-CARVE_FRACTION = 0.02
-"""A surfel is seen through if it lies this many voxels plus this fraction of the depth before
-the measured surface: two standard deviations of a good stereo or network depth (1 %)."""
-
-CARVE_LOG_ODDS = 0.7
-"""What one look through a surfel takes off, times the confidence of the pixel (p = 1/3)."""
+LEAST_SIGMA = 0.01
+MOST_SIGMA = 0.04
+SIGMA_OF_DOUBT = 0.1
+"""Relative standard deviation of a depth: 1 % at confidence 1 and 0.1 more per lost confidence,
+up to 4 %. Confidence is the share of pixels within 5 % of the truth, and a normal distribution
+with 70 % within 5 % has 4.8 %, one with 99 % has 1.9 %."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -93,6 +95,14 @@ def project_chunk(
         depth[i] = d
 
 
+@njit(cache=True, nogil=True)
+def margin_fraction(confidence):
+    """Part of the depth within which a measurement of this confidence agrees with a surfel."""
+    sigma = np.float32(LEAST_SIGMA) + np.float32(SIGMA_OF_DOUBT) * (np.float32(1) - confidence)
+    sigma = max(np.float32(LEAST_SIGMA), min(np.float32(MOST_SIGMA), sigma))
+    return np.float32(MARGIN_SIGMAS) * sigma
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def free_depth(depth, confidence, voxel):
     """How far each pixel shows free space: (H, W) float32, 0 where it shows none.
@@ -114,8 +124,7 @@ def free_depth(depth, confidence, voxel):
             c = free[v, u]
             a = a if a < b else b
             rows[v, u] = a if a < c else c
-    margin = np.float32(CARVE_VOXELS * voxel)
-    keep = np.float32(1 - CARVE_FRACTION)
+    margin = np.float32(MARGIN_VOXELS * voxel)
     for v in range(height):
         above, below = max(v - 1, 0), min(v + 1, height - 1)
         for u in range(width):
@@ -124,41 +133,9 @@ def free_depth(depth, confidence, voxel):
             a = a if a < c else c
             d = depth[v, u]
             seen = d > np.float32(0) and d < infinity and confidence[v, u] > np.float32(0)
-            free[v, u] = a * keep - margin if seen else np.float32(0)
+            fraction = margin_fraction(confidence[v, u])
+            free[v, u] = a * (np.float32(1) - fraction) - margin if seen else np.float32(0)
     return free
-
-
-@njit(cache=True, nogil=True)
-def carve(surfels, table, rows, chunks, rotation, translation, intrinsics, free, confidence):
-    """Lower the odds of the surfels that a depth map sees through; kill those below even odds.
-
-    Returns:
-        How many were killed.
-    """
-    height, width = free.shape
-    uv = np.empty((2, CHUNK), np.float32)
-    depth = np.empty(CHUNK, np.float32)
-    killed = 0
-    for chunk in chunks:
-        start = chunk * CHUNK
-        stop = min(start + CHUNK, rows)
-        project_chunk(
-            surfels, start, stop, rotation, translation, intrinsics, width, height, uv, depth
-        )
-        for i in range(stop - start):
-            u, v = uv[0, i], uv[1, i]
-            if u < 0 or v < 0 or u >= width or v >= height:
-                continue
-            column, line = int(u), int(v)
-            if depth[i] < free[line, column]:
-                row = start + i
-                surfels.log_odds[row] -= np.float32(CARVE_LOG_ODDS) * min(
-                    np.float32(1), confidence[line, column]
-                )
-                if surfels.log_odds[row] < 0:
-                    kill(surfels, table, row)
-                    killed += 1
-    return killed
 
 
 @njit(cache=True, nogil=True)

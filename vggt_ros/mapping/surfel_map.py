@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from vggt_ros.config import MapConfig
 from vggt_ros.errors import CalibrationError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
-from vggt_ros.mapping import kernels_merge, kernels_render, kernels_view, surfels
+from vggt_ros.mapping import (
+    kernels_merge,
+    kernels_observe,
+    kernels_planes,
+    kernels_render,
+    kernels_view,
+    surfels,
+)
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics
 from vggt_ros.types import DepthMap, Float32, PointCloud, Rendering
@@ -116,17 +123,17 @@ class SurfelMap:
                 f"{math.ceil(measured * surfels.BYTES_PER_SURFEL / 1e6)} MB or reduce the images"
             )
         evicted = self._make_room(measured)
-        carved = self._carve(views) if self.config.carve else 0
-        totals = np.zeros(kernels_merge.COUNTS, np.int64)
+        added = updated = carved = 0
         for view in views:
-            totals += self._merge(view, bootstrap)
-        for index, reason in enumerate(REJECT_REASONS):
-            self.rejected[reason] += int(totals[index])
+            statistics, counts = self._fuse_view(view, bootstrap)
+            added += statistics.added
+            updated += statistics.updated
+            carved += statistics.carved
+            for index, reason in enumerate(REJECT_REASONS):
+                self.rejected[reason] += int(counts[index])
         if self._removed_slots > _REMOVED_FRACTION * max(self._living, _FIRST_TABLE_ROWS):
             self._tidy(self._living)
-        return FuseStatistics(
-            int(totals[kernels_merge.ADDED]), int(totals[kernels_merge.UPDATED]), carved, evicted
-        )
+        return FuseStatistics(added, updated, carved, evicted)
 
     def render(
         self, model: CameraModel, map_from_camera: Rigid3, attributes: bool = False
@@ -194,7 +201,7 @@ class SurfelMap:
             np.column_stack([s.x[rows], s.y[rows], s.z[rows]]),
             (s.rgb[rows] >> 8).astype(np.uint8),
             normals,
-            1 / (1 + np.exp(-s.log_odds[rows])),
+            np.float32(1) / (np.float32(1) + np.exp(-s.log_odds[rows])),
         )
         return voxel_average(cloud, voxel_m, max_points) if voxel_m else cloud
 
@@ -204,7 +211,7 @@ class SurfelMap:
         """Chunks that a camera may see, from `camera_from_map`."""
         # A surfel moves at most MAX_REACH cells before it is entered anew in the box.
         pad = (kernels_merge.MAX_REACH + 2) * self.config.voxel_m
-        return kernels_view.visible_chunks(
+        chunks: NDArray[np.int64] = kernels_view.visible_chunks(
             self._surfels.bounds,
             -(-self._rows // surfels.CHUNK),
             rotation,
@@ -215,59 +222,64 @@ class SurfelMap:
             np.float32(pad),
             np.float32(far),
         )
+        return chunks
 
-    def _carve(self, views: Sequence[_View]) -> int:
-        carved = 0
-        for view in views:
-            rotation, translation = _rotation_translation(view.map_from_camera.inverse())
-            free = kernels_view.free_depth(view.depth, view.confidence, self.config.voxel_m)
-            farthest = float(free.max(initial=0.0, where=np.isfinite(free)))
-            chunks = self._visible(view.model, rotation, translation, farthest)
-            killed = kernels_view.carve(
-                self._surfels,
-                self._table,
-                self._rows,
-                chunks,
-                rotation,
-                translation,
-                view.intrinsics,
-                free,
-                view.confidence,
-            )
-            carved += killed
-        self._living -= carved
-        self._removed_slots += carved
-        return carved
-
-    def _merge(self, view: _View, bootstrap: bool) -> NDArray[np.int64]:
+    def _fuse_view(self, view: _View, bootstrap: bool) -> tuple[FuseStatistics, NDArray[np.int64]]:
+        """Carve, refine and merge one depth map; returns the pixels by reason as well."""
         self._reserve_table(self._living + view.measured)
-        rotation, translation = _rotation_translation(view.map_from_camera)
         self._view += 1
-        rows_before = self._rows
-        self._rows, counts = kernels_merge.merge(
-            self._surfels,
-            self._table,
+        config, surfels_, table = self.config, self._surfels, self._table
+        voxel, max_depth = np.float32(config.voxel_m), np.float32(config.max_depth_m)
+        least_cosine = np.float32(math.cos(math.radians(config.max_incidence_deg)))
+        planes = kernels_planes.tile_planes(view.depth, view.intrinsics)
+        rotation, translation = _rotation_translation(view.map_from_camera.inverse())
+        owner, refined, carved, merged = kernels_observe.observe(
+            surfels_,
+            table,
             self._rows,
-            self._capacity,
+            self._visible(view.model, rotation, translation, 0.0),
+            rotation,
+            translation,
+            view.intrinsics,
             view.depth,
             view.confidence,
             view.rgb,
-            kernels_merge.tile_planes(view.depth, view.intrinsics),
+            planes,
+            kernels_view.free_depth(view.depth, view.confidence, voxel),
+            voxel,
+            max_depth,
+            least_cosine,
+            config.carve,
+            self._view,
+        )
+        rows_before = self._rows
+        rotation, translation = _rotation_translation(view.map_from_camera)
+        self._rows, counts = kernels_merge.merge(
+            surfels_,
+            table,
+            self._rows,
+            self._capacity,
+            owner,
+            view.depth,
+            view.confidence,
+            view.rgb,
+            planes,
             view.intrinsics,
             rotation,
             translation,
-            np.float32(self.config.voxel_m),
-            np.float32(self.config.max_depth_m),
-            np.float32(math.cos(math.radians(self.config.max_incidence_deg))),
+            voxel,
+            max_depth,
+            least_cosine,
             self._view,
         )
         if bootstrap:
-            self._surfels.flags[rows_before : self._rows] |= surfels.BOOTSTRAP
-        joined = int(counts[kernels_merge.JOINED])
-        self._living += int(counts[kernels_merge.ADDED]) - joined
-        self._removed_slots += joined
+            surfels_.flags[rows_before : self._rows] |= surfels.BOOTSTRAP
+        added, updated = int(counts[kernels_merge.ADDED]), int(counts[kernels_merge.UPDATED])
+        gone = carved + merged + int(counts[kernels_merge.JOINED])
+        self._living += added - gone
+        self._removed_slots += gone
         self._most_rows = max(self._most_rows, self._rows)
-        return counts
+        return FuseStatistics(added, refined + updated, carved), counts
 
     def _make_room(self, needed: int) -> int:
         """Have `needed` rows free; returns how many surfels were evicted."""
@@ -279,7 +291,7 @@ class SurfelMap:
         if surplus > 0:
             count = min(self._living, surplus + int(_EVICTION_SLACK * self._capacity))
             evicted = surfels.evict(
-                self._surfels, self._rows, count, self._view, kernels_merge.MOST_LOG_ODDS
+                self._surfels, self._rows, count, self._view, kernels_observe.MOST_LOG_ODDS
             )
             self._living -= evicted
             logger.debug("map: evicted %d of %d surfels", evicted, evicted + self._living)

@@ -207,6 +207,83 @@ def kill(surfels, table, row):
     surfels.x[row] = np.nan
 
 
+MOST_WEIGHT = 1000.0
+"""Bound of the accumulated weight: the average of the last thousand measurements at one metre."""
+
+
+@njit(cache=True, nogil=True)
+def average(surfels, row, a, x, y, z, nx, ny, nz, red, green, blue):
+    """Move a surfel by the fraction `a` towards a measurement; colours are 8.8 fixed point."""
+    surfels.x[row] += a * (x - surfels.x[row])
+    surfels.y[row] += a * (y - surfels.y[row])
+    surfels.z[row] += a * (z - surfels.z[row])
+    full = np.float32(32767)
+    normal = surfels.normal[row]
+    normal[0] = np.int16(np.rint(normal[0] + a * (nx * full - normal[0])))
+    normal[1] = np.int16(np.rint(normal[1] + a * (ny * full - normal[1])))
+    normal[2] = np.int16(np.rint(normal[2] + a * (nz * full - normal[2])))
+    rgb = surfels.rgb[row]
+    rgb[0] = np.uint16(rgb[0] + a * (red - np.float32(rgb[0])) + np.float32(0.5))
+    rgb[1] = np.uint16(rgb[1] + a * (green - np.float32(rgb[1])) + np.float32(0.5))
+    rgb[2] = np.uint16(rgb[2] + a * (blue - np.float32(rgb[2])) + np.float32(0.5))
+
+
+@njit(cache=True, nogil=True)
+def absorb(surfels, row, other):
+    """Average surfel `other` into `row`; the caller kills it."""
+    weight = surfels.weight[other]
+    share = weight / (weight + surfels.weight[row])
+    scale = np.float32(1 / 32767)
+    normal, rgb = surfels.normal[other], surfels.rgb[other]
+    average(
+        surfels, row, share, surfels.x[other], surfels.y[other], surfels.z[other],
+        normal[0] * scale, normal[1] * scale, normal[2] * scale,
+        np.float32(rgb[0]), np.float32(rgb[1]), np.float32(rgb[2]),
+    )  # fmt: skip
+    surfels.weight[row] = min(np.float32(MOST_WEIGHT), surfels.weight[row] + weight)
+    surfels.radius[row] = min(surfels.radius[row], surfels.radius[other])
+    surfels.log_odds[row] = max(surfels.log_odds[row], surfels.log_odds[other])
+    surfels.hits[row] = max(surfels.hits[row], surfels.hits[other])
+    surfels.first[row] = min(surfels.first[row], surfels.first[other])
+    surfels.last[row] = max(surfels.last[row], surfels.last[other])
+    surfels.flags[row] |= surfels.flags[other]
+
+
+SAME_COSINE = 0.5
+"""Surfels of two cells are one surface only if their normals differ by less than 60 degrees."""
+
+
+@njit(cache=True, nogil=True)
+def rekey(surfels, table, row, voxel):
+    """Enter a surfel under the cell in which it now lies, or merge it with the one there.
+
+    Returns:
+        (row that holds the surfel now, surfels that vanished: 0 or 1).
+    """
+    inverse = np.float32(1) / np.float32(voxel)
+    key = pack_key(
+        np.floor(surfels.x[row] * inverse),
+        np.floor(surfels.y[row] * inverse),
+        np.floor(surfels.z[row] * inverse),
+    )
+    if key == surfels.key[row]:
+        return row, 0
+    normal = surfels.normal[row]
+    a, b, c = np.float32(normal[0]), np.float32(normal[1]), np.float32(normal[2])
+    length = np.sqrt(a * a + b * b + c * c) + np.float32(1e-6)
+    a, b, c = a / length, b / length, c / length
+    other = find(surfels, table, key, a, b, c, SAME_COSINE)
+    if other < 0:
+        take_out(table, surfels.key[row], row)
+        surfels.key[row] = key
+        put(table, key, row)
+        extend_bounds(surfels, row, False)
+        return row, 0
+    absorb(surfels, other, row)
+    kill(surfels, table, row)
+    return other, 1
+
+
 @njit(cache=True, nogil=True)
 def rebuild(surfels, table, rows):
     """Enter all living rows into the table anew."""

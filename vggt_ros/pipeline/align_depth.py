@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from vggt_ros.config import AlignConfig
 from vggt_ros.errors import AlignmentError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
-from vggt_ros.pipeline.kernels_fit import collect_samples, fit_affine
+from vggt_ros.mapping.kernels_fit import collect_samples, fit_affine
 from vggt_ros.types import DepthAlignment, DepthKind, DepthMap, DepthPrediction, Float32, Float64
 
 MAX_SLOPE = 3.7
@@ -140,7 +140,8 @@ class DepthAligner:
 
     def _check(self, prediction: DepthPrediction, reference: Float32 | None) -> DepthAlignment:
         """Compare triangulated depth with the map. What moved or is new differs rightly, so only
-        the median counts."""
+        the median counts.
+        """
         if reference is None:
             return _alignment(prediction, reason="no reference", accepted=True)
         zs, ds = self._samples(prediction, reference)[2:0:-1]
@@ -195,13 +196,14 @@ class DepthAligner:
         known = thinned[np.isfinite(thinned) & (thinned > 0)]
         far = FAR_FACTOR * float(np.median(known)) if len(known) else math.inf
         jump = max(0.02, MAX_SLOPE / min(prediction.model.fx, prediction.model.fy))
-        return collect_samples(
+        ys, ds, zs = collect_samples(
             np.ascontiguousarray(prediction.values, np.float32),
             reference,
             prediction.kind is DepthKind.DISPARITY,
             np.float32(jump),
             np.float32(far),
         )
+        return ys, ds, zs
 
     def _fit_samples(
         self, ys: Float32, ds: Float32, kind: DepthKind
@@ -280,7 +282,8 @@ def apply_fit(values: ArrayLike, kind: DepthKind, scale: float, shift: float) ->
     y = np.float32(scale) * d + np.float32(shift)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.float32(1) / y if kind is DepthKind.DISPARITY else y
-        return np.where((z > 0) & np.isfinite(z), z, np.float32(np.nan))
+        depth: Float32 = np.where((z > 0) & np.isfinite(z), z, np.float32(np.nan))
+    return depth
 
 
 def reference_from_points(
@@ -317,7 +320,9 @@ def _errors(ds: Float32, zs: Float32, kind: DepthKind, fit: CameraFit) -> Float3
     """Relative depth errors of an even subset of the samples; infinite where there is no depth."""
     step = max(1, len(ds) // _RESIDUAL_SAMPLES)
     depth = apply_fit(ds[::step], kind, fit.scale, fit.shift)
-    return np.nan_to_num(np.abs(depth / zs[::step] - 1), nan=np.inf)
+    errors: Float32 = np.abs(depth / zs[::step] - 1)
+    errors[np.isnan(errors)] = np.inf
+    return errors
 
 
 def _residual(ds: Float32, zs: Float32, kind: DepthKind, fit: CameraFit) -> float:

@@ -1,0 +1,250 @@
+"""Robust affine fit of a prediction to a reference: RANSAC, then Tukey's biweight.
+
+The network errs, the map is an average of many measurements; so the prediction is regressed on
+the reference, d = a*y + b, and not the other way round, where the noise of d would flatten the
+slope (attenuation, Fuller 1987). y is 1/z for disparities and z for depths. Both have errors that
+grow with y, so residuals are relative to a*y, which is the relative error of the depth.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+SCORED = 1024
+"""Samples on which a hypothesis is scored."""
+
+HYPOTHESES = 96
+"""Pairs tried: with half of the samples outliers all fail with p = 0.75^96 = 1e-12; so many more
+than needed that a pair of two distant samples, which gives a good slope, is among them."""
+
+SCALE_SAMPLES = 4096
+"""Samples from which the spread of the residuals is estimated."""
+
+TUKEY = 4.685
+"""Cut-off in standard deviations for 95 % efficiency at the normal distribution (Huber 1981)."""
+
+LEAST_SIGMA = 1e-4
+"""Relative residuals are never taken to be more exact than this."""
+
+
+@njit(cache=True, nogil=True)
+def _next_random(state):
+    """One step of xorshift64* (Vigna 2016) on a one-element uint64 array; 32 random bits."""
+    x = state[0]
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    state[0] = x
+    return (x * np.uint64(0x2545F4914F6CDD1D)) >> np.uint64(32)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _inliers(ys, ds, a, b, threshold):
+    """How many samples lie within the relative threshold of d = a*y + b."""
+    count = 0
+    bound = np.float32(threshold * a)
+    fa, fb = np.float32(a), np.float32(b)
+    for i in range(ys.size):
+        count += abs(ds[i] - fa * ys[i] - fb) < bound * ys[i]
+    return count
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spread(ys, ds, a, b, buffer):
+    """Robust standard deviation of the relative residuals, from an even subset."""
+    step = max(1, ys.size // SCALE_SAMPLES)
+    n = min(ys.size // step, buffer.size)
+    for i in range(n):
+        y = ys[i * step]
+        buffer[i] = abs((ds[i * step] - b) / (a * y) - 1)
+    return 1.4826 * np.median(buffer[:n])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def _sums(ys, ds, a, b, cutoff):
+    """Weighted sums of one Tukey step: w, wy, wyy, we, wye, inliers, squares, weights.
+
+    Float32 within runs of 4096 samples, which keeps sixteen lanes busy, float64 across them.
+    """
+    total = np.zeros(8)
+    fa, fb = np.float32(a), np.float32(b)
+    inverse_a = np.float32(1 / a)
+    square = np.float32(1 / (cutoff * cutoff))
+    one, zero = np.float32(1), np.float32(0)
+    for start in range(0, ys.size, 4096):
+        stop = min(start + 4096, ys.size)
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
+        for i in range(start, stop):
+            y = ys[i]
+            d = ds[i]
+            inverse_y = one / y
+            # Residual of d against the present fit: small numbers keep float32 exact.
+            e = d - fa * y - fb
+            r = e * inverse_a * inverse_y
+            t = r * r * square
+            inside = t < one
+            k = one - t if inside else zero
+            k = k * k
+            w = k * inverse_y * inverse_y
+            s0 += w
+            s1 += k * inverse_y  # w * y
+            s2 += k  # w * y * y
+            s3 += w * e
+            s4 += k * inverse_y * e
+            s5 += one if inside else zero
+            s6 += k * r * r
+            s7 += k
+        total[0] += s0
+        total[1] += s1
+        total[2] += s2
+        total[3] += s3
+        total[4] += s4
+        total[5] += s5
+        total[6] += s6
+        total[7] += s7
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fit_affine(ys, ds, threshold, seed, has_shift):
+    """Fit d = a*y + b (b = 0 without a shift) with a > 0.
+
+    Args:
+        ys, ds: (N,) float32 reference (positive) and prediction, finite, same order.
+        threshold: relative residual of an inlier in RANSAC.
+        seed: of the random pairs; the same samples and seed give the same fit.
+        has_shift: also estimate b.
+
+    Returns:
+        float64 (8,): a, b, inlier fraction (within the threshold), robust standard deviation of
+        the relative residuals, variance of log a, variance of b, covariance of both, and 1 if
+        there is a fit at all, else 0.
+    """
+    result = np.zeros(8)
+    n = ys.size
+    if n < 2:
+        return result
+    state = np.empty(1, np.uint64)
+    state[0] = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x1234567)
+    step = max(1, n // SCORED)
+    m = min(n // step, SCORED)
+    scored_y, scored_d = np.empty(m, np.float32), np.empty(m, np.float32)
+    for i in range(m):
+        # One sample drawn from each stratum: an even grid would see only some image columns.
+        at = i * step + np.int64(_next_random(state)) % step
+        scored_y[i], scored_d[i] = ys[at], ds[at]
+    best, a, b = -1, 0.0, 0.0
+    for _ in range(HYPOTHESES):
+        i = np.int64(_next_random(state)) % m
+        j = np.int64(_next_random(state)) % m
+        y0, y1 = np.float64(scored_y[i]), np.float64(scored_y[j])
+        d0, d1 = np.float64(scored_d[i]), np.float64(scored_d[j])
+        if has_shift:
+            if abs(y1 - y0) < 0.02 * (y0 + y1):
+                continue
+            slope = (d1 - d0) / (y1 - y0)
+            offset = d0 - slope * y0
+        else:
+            slope, offset = d0 / y0, 0.0
+        if not slope > 0:
+            continue
+        count = _inliers(scored_y, scored_d, slope, offset, threshold)
+        if count > best:
+            best, a, b = count, slope, offset
+    if best < 0:
+        return result
+    buffer = np.empty(SCALE_SAMPLES, np.float64)
+    sigma = max(LEAST_SIGMA, min(_spread(ys, ds, a, b, buffer), threshold))
+    variance_a = variance_b = covariance = 0.0
+    for iteration in range(6):
+        s = _sums(ys, ds, a, b, TUKEY * sigma)
+        if has_shift:
+            determinant = s[0] * s[2] - s[1] * s[1]
+            if not determinant > 1e-9 * s[0] * s[2]:
+                return result
+            da = (s[0] * s[4] - s[1] * s[3]) / determinant
+            db = (s[2] * s[3] - s[1] * s[4]) / determinant
+        else:
+            if not s[2] > 0:
+                return result
+            determinant = 1.0
+            da, db = s[4] / s[2], 0.0
+        change = abs(da) / a + abs(db) * (s[1] / s[2]) / a
+        a += da
+        b += db
+        if not a > 0:
+            return result
+        # Weighted least squares with errors of a*y*sigma.
+        noise = a * a * s[6] / max(1.0, s[7])
+        if has_shift:
+            variance_a = noise * s[0] / determinant / (a * a)
+            variance_b = noise * s[2] / determinant
+            covariance = -noise * s[1] / determinant / a
+        else:
+            variance_a = noise / s[2] / (a * a)
+        if change < 1e-6:
+            break
+        if iteration < 3:
+            sigma = max(LEAST_SIGMA, min(_spread(ys, ds, a, b, buffer), threshold))
+    result[0], result[1] = a, b
+    result[2] = _inliers(ys, ds, a, b, threshold) / n
+    result[3] = _spread(ys, ds, a, b, buffer)
+    result[4], result[5], result[6] = variance_a, variance_b, covariance
+    result[7] = 1.0
+    return result
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def collect_samples(values, reference, is_disparity, jump, far):
+    """Pixels fit to be compared: valid in both, away from the edges of the reference.
+
+    A pixel is left out where the reference changes by more than `jump` (relative) per pixel to a
+    neighbour or by more than three times that, but at least 5 %, to one three pixels away: depth
+    edges, which predictions blur, and surfaces seen so flatly that half a pixel matters.
+
+    Args:
+        values, reference: (H, W) float32, invalid: NaN (reference also: not positive).
+        is_disparity: the reference is returned as 1/z instead of z.
+        far: greater depths of the reference are left out.
+
+    Returns:
+        (ys, ds, zs): (N,) float32 reference as the model takes it, prediction, reference depth.
+    """
+    height, width = values.shape
+    ys = np.empty(height * width, np.float32)
+    ds = np.empty(height * width, np.float32)
+    zs = np.empty(height * width, np.float32)
+    n = 0
+    wide = max(np.float32(0.05), np.float32(3 * jump))
+    for v in range(height):
+        for u in range(width):
+            z = reference[v, u]
+            d = values[v, u]
+            if not (z > 0 and z <= far and abs(d) < np.inf):
+                continue
+            limit, wide_limit = jump * z, wide * z
+            is_edge = False
+            if u > 0:
+                is_edge |= abs(reference[v, u - 1] - z) > limit
+            if u < width - 1:
+                is_edge |= abs(reference[v, u + 1] - z) > limit
+            if v > 0:
+                is_edge |= abs(reference[v - 1, u] - z) > limit
+            if v < height - 1:
+                is_edge |= abs(reference[v + 1, u] - z) > limit
+            if u > 2:
+                is_edge |= abs(reference[v, u - 3] - z) > wide_limit
+            if u < width - 3:
+                is_edge |= abs(reference[v, u + 3] - z) > wide_limit
+            if v > 2:
+                is_edge |= abs(reference[v - 3, u] - z) > wide_limit
+            if v < height - 3:
+                is_edge |= abs(reference[v + 3, u] - z) > wide_limit
+            if is_edge:
+                continue
+            ys[n] = np.float32(1) / z if is_disparity else z
+            ds[n] = d
+            zs[n] = z
+            n += 1
+    return ys[:n], ds[:n], zs[:n]

@@ -1,0 +1,147 @@
+"""Local planes of a depth image: normals, incidence and the weight of a measurement."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+TILE = 4
+"""Pixels that share one plane."""
+
+WINDOW = 6
+"""The plane is fitted to every second pixel up to this far from the tile's centre: 36 samples
+bring 1 % of noise down to 7 degrees at 270 px focal length, where neighbouring pixels alone would
+give noise only."""
+
+GATE = 0.1
+"""Relative inverse depth by which samples may differ from the middle of their tile."""
+
+OFF_PLANE = 0.05
+"""Pixels relatively farther off the plane of their tile have no known normal."""
+
+UNKNOWN_COSINE = 0.5
+"""Incidence taken for pixels without a normal."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def tile_planes(depth, intrinsics):
+    """Planes of inverse depth, one for each tile of TILE x TILE pixels.
+
+    A plane in space is a plane in inverse depth over the image, 1/z = n . (x/z, y/z, 1), so a
+    linear fit gives it without a bias by the depth.
+
+    Args:
+        depth: (H, W), invalid: NaN or not positive.
+        intrinsics: fx fy cx cy.
+
+    Returns:
+        (H / TILE, W / TILE, 3) float32: n in the camera frame, with n . p = 1 for the points p of
+        the plane; NaN where too few pixels agree.
+    """
+    height, width = depth.shape
+    fx, fy, cx, cy = intrinsics
+    lines, columns = -(-height // TILE), -(-width // TILE)
+    planes = np.full((lines, columns, 3), np.nan, np.float32)
+    sorted_values = np.empty(TILE * TILE, np.float32)
+    for line in range(lines):
+        for column in range(columns):
+            v0, u0 = line * TILE, column * TILE
+            count = 0
+            for v in range(v0, min(v0 + TILE, height)):
+                for u in range(u0, min(u0 + TILE, width)):
+                    d = depth[v, u]
+                    if d > 0 and d < np.inf:
+                        k = count
+                        while k > 0 and sorted_values[k - 1] > d:
+                            sorted_values[k] = sorted_values[k - 1]
+                            k -= 1
+                        sorted_values[k] = d
+                        count += 1
+            if count == 0:
+                continue
+            middle = 1 / np.float64(sorted_values[count // 2])
+            gate = GATE * middle
+            n = 0
+            su = sv = sw = suu = suv = svv = suw = svw = 0.0
+            # Symmetric about the centre of the tile, which lies between pixels.
+            for dv in range(-WINDOW + 1, WINDOW, 2):
+                v = v0 + TILE // 2 + dv
+                if v < 0 or v >= height:
+                    continue
+                for du in range(-WINDOW + 1, WINDOW, 2):
+                    u = u0 + TILE // 2 + du
+                    if u < 0 or u >= width:
+                        continue
+                    w = 1 / np.float64(depth[v, u]) - middle
+                    if not abs(w) < gate:
+                        continue
+                    n += 1
+                    su += du
+                    sv += dv
+                    sw += w
+                    suu += du * du
+                    suv += du * dv
+                    svv += dv * dv
+                    suw += du * w
+                    svw += dv * w
+            if n < 8:
+                continue
+            inverse = 1.0 / n
+            suu -= su * su * inverse
+            suv -= su * sv * inverse
+            svv -= sv * sv * inverse
+            suw -= su * sw * inverse
+            svw -= sv * sw * inverse
+            determinant = suu * svv - suv * suv
+            if determinant < 1.0:
+                continue
+            a = (suw * svv - svw * suv) / determinant
+            b = (svw * suu - suw * suv) / determinant
+            c = middle + (sw - a * su - b * sv) * inverse
+            u_middle, v_middle = u0 + TILE // 2, v0 + TILE // 2
+            planes[line, column, 0] = a * fx
+            planes[line, column, 1] = b * fy
+            planes[line, column, 2] = c + a * (cx - u_middle) + b * (cy - v_middle)
+    return planes
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def normal_at(planes, u, v, rx, ry, depth):
+    """Normal in the camera frame, towards it, and cosine of incidence at a pixel.
+
+    Pixels off the plane of their tile get the direction of their ray and UNKNOWN_COSINE.
+
+    Args:
+        planes: from `tile_planes`.
+        u, v: pixel.
+        rx, ry: its ray, with z = 1.
+        depth: its depth.
+    """
+    plane = planes[v // TILE, u // TILE]
+    px, py, pz = plane[0], plane[1], plane[2]
+    along = px * rx + py * ry + pz  # inverse depth of the plane
+    range_ = np.sqrt(rx * rx + ry * ry + np.float32(1))
+    if abs(along * depth - np.float32(1)) < OFF_PLANE:
+        length = np.sqrt(px * px + py * py + pz * pz)
+        scale = np.float32(-1) / length
+        return px * scale, py * scale, pz * scale, along / (length * range_)
+    scale = np.float32(-1) / range_
+    return rx * scale, ry * scale, scale, np.float32(UNKNOWN_COSINE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def measurement_weight(confidence, cosine, depth, voxel):
+    """Confidence x cosine of incidence / z^2, 1 at fifty voxels.
+
+    Neighbouring pixels err together, and 1/z^2 of them fall into a voxel, so a view as a whole
+    counts with 1/z^4: the inverse variance of a triangulated depth, whose error grows with z^2.
+    """
+    ratio = np.float32(50) * voxel / depth
+    return min(np.float32(1), confidence) * cosine * ratio * ratio
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def footprint_radius(depth, focal, cosine, voxel):
+    """Radius of a surfel: half the diagonal of a pixel on the surface, at least of a voxel."""
+    pixel = np.float32(0.7) * depth / (focal * max(np.float32(0.3), cosine))
+    return max(np.float32(0.7) * voxel, pixel)
