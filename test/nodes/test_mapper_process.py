@@ -266,10 +266,24 @@ def test_two_signals_end_with_zero(start, stub, first, second):
     assert "Traceback" not in mapper.output
 
 
-@pytest.mark.parametrize("delay", [0.7, 1.0, 1.3])
-def test_signals_while_importing_end_with_zero(start, delay):
-    # Before that the interpreter itself starts, and with ROS wheels re-executes once.
-    mapper = start("vggt_ros.nodes.mapper", {"cameras": "[left]"})
+SAYS_WHEN_SIGNALS_ARE_CAUGHT = """
+from vggt_ros.nodes import mapper, process
+catch = process.catch_signals
+def catch_and_say():
+    stop = catch()
+    print("signals are caught", flush=True)
+    return stop
+process.catch_signals = catch_and_say
+mapper.main()
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+def test_signals_while_importing_end_with_zero(start, tmp_path, delay):
+    script = tmp_path / "early.py"
+    script.write_text(SAYS_WHEN_SIGNALS_ARE_CAUGHT)
+    mapper = start(script, {"cameras": "[left]"})
+    mapper.wait_for("signals are caught")
     time.sleep(delay)
     mapper.interrupt()
     time.sleep(0.1)
