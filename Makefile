@@ -72,8 +72,8 @@ bench: $(VENV)/.installed  ## measure again what bench/ states
 docs: $(VENV)/.installed  ## write config/default.yaml and docs/parameters.md anew
 	@$(BIN)/python -m vggt_ros.cli.generate
 
-colcon: $(COLCON_VENV)/.installed  ## colcon build and colcon test against the wheels
-	@cmake/colcon_with_wheels.sh $(COLCON_VENV)
+colcon: $(COLCON_VENV)/.colcon  ## colcon build and colcon test against the wheels
+	@bash cmake/colcon_with_wheels.sh $(COLCON_VENV)
 
 clean:  ## remove everything that make has made
 	rm -rf $(VENV) $(COLCON_VENV) build install log dist demo_out vggt_ros.egg-info
@@ -112,7 +112,7 @@ $(VENV)/.installed: $(VENV)/.ros $(INSTALLED)
 	$(call pip,building the interfaces and installing vggt_ros (about a minute the first time),--no-build-isolation -e '.[$(EXTRAS)]')
 	@touch $@
 
-$(COLCON_VENV)/.installed: pyproject.toml
+$(COLCON_VENV)/.colcon: pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(COLCON_VENV) $(COLCON_VENV)/.ros
 	@$(COLCON_VENV)/bin/python cmake/requirements.py run ros-wheels test colcon >$(COLCON_VENV)/all.txt
 	@echo "installing colcon and what vggt_ros depends on"
