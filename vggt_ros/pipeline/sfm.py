@@ -15,6 +15,7 @@ from vggt_ros.config import SfmConfig
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.pipeline.colmap_cameras import camera_from_colmap
+from vggt_ros.pipeline.pycolmap_import import import_pycolmap
 from vggt_ros.pipeline.sfm_covariance import Observations, pose_covariance
 from vggt_ros.pipeline.sfm_mapping import ColmapWorkspace
 from vggt_ros.pipeline.sfm_refine import adjust, choose_intrinsics
@@ -86,7 +87,7 @@ def _reconstruct(
     frames: Sequence[Frame], folder: Path, config: SfmConfig
 ) -> tuple[Any, dict[str, float]]:
     """The best reconstruction (None if there is none) and the seconds of each part."""
-    import pycolmap
+    pycolmap = import_pycolmap()
 
     with _quiet(pycolmap):
         pycolmap.set_random_seed(config.seed)
