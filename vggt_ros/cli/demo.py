@@ -29,6 +29,8 @@ COMPRESSED = 2
 
 _STARTUP_S = 90.0
 """Longest wait for the mapper to answer; the first start compiles kernels."""
+_BOOTSTRAP_S = 60.0
+"""Longest wait for the cameras' poses after the bag has ended."""
 _QUIET_S = 3.0
 """The map is complete when, after the bag has ended, no set was added for this long."""
 
@@ -231,8 +233,13 @@ def _watch(
     from tqdm import tqdm
 
     used, changed = -1, time.monotonic()
+
+    def patience() -> float:
+        status = observer.status
+        return _BOOTSTRAP_S if status.state == status.STATE_BOOTSTRAPPING else _QUIET_S
+
     with tqdm(total=sets, desc="map over DDS", unit="set") as bar:
-        while playing.poll() is None or time.monotonic() - changed < _QUIET_S:
+        while playing.poll() is None or time.monotonic() - changed < patience():
             observer.spin(0.2)
             if mapping.poll() is not None:
                 raise SourceError(f"the mapper ended early; its log ends with:\n{_tail(log)}")
@@ -290,20 +297,24 @@ def _evaluate(out: Path, truth: _Truth, depth: dict[str, Any], live: _Live) -> d
     }
     cameras = evaluate_cameras(found, rig.poses, "none")
     points = truth.world_from_rig.apply(read_ply(out / results.MAP).points)
+
+    def distance(points: Any) -> Any:
+        return distance_to_surface(truth.world, points)
+
     views = [(rig.models[n], truth.world_from_rig @ pose) for n, pose in rig.poses.items()]
-    distance = distance_to_surface(truth.world, points)
     evaluation: dict[str, Any] = {
         "cameras_registered": f"{len(found)} of {len(rig.names)}",
-        "rotation_error_deg": cameras.rotation_max_deg,
+        "rotation_error_deg": cameras.rotation_deg_max,
         "centre_error_m": cameras.centre_max,
         "centre_error_of_rig_size": cameras.centre_max / rig.size_m,
         "scale_error": abs(truth.scale_of(depth) - 1.0),
-        "accuracy_median_m": float(np.median(distance)),
     }
     for min_views in (1, 2):
         surface = surface_points(truth.world, views, spacing_m=0.03, min_views=min_views)
-        cloud = evaluate_cloud(points, surface)
-        evaluation[f"completeness_5cm_seen_by_{min_views}"] = cloud.completeness[0.05]
+        cloud = evaluate_cloud(points, surface, distance=distance)
+        evaluation[f"completeness_5cm_seen_by_{min_views}"] = cloud.complete[0.05]
+        evaluation["accuracy_median_m"] = cloud.accuracy_median
+        evaluation["accuracy_90_percent_m"] = cloud.accuracy_90
     evaluation["median_ms"] = {name: round(p50, 1) for name, (p50, _) in live.timings.items()}
     report["evaluation"] = evaluation
     return report

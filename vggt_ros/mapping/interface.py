@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from vggt_ros.config import MapConfig
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.types import DepthMap, PointCloud, Rendering
 
@@ -22,6 +23,9 @@ class FuseStatistics:
 
 class Map(Protocol):
     """A dense map in the `map` frame [map units]; not thread-safe, one worker owns it."""
+
+    config: MapConfig
+    """May be replaced while mapping; what is not marked `runtime` must stay the same."""
 
     @property
     def size(self) -> int:

@@ -124,6 +124,9 @@ def _initialise(rclpy: Any, args: list[str], signal_options: Any) -> bool:
     return True
 
 
+_FORMATTER = logging.Formatter()
+
+
 class _RosLogHandler(logging.Handler):
     """Hands records of the core, which knows only stdlib logging, to the logger of a node."""
 
@@ -134,6 +137,8 @@ class _RosLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()
+            if record.exc_info:
+                text += "\n" + _FORMATTER.formatException(record.exc_info)
             # One call per line: rclpy ties a severity to the line that logs.
             if record.levelno >= logging.ERROR:
                 self._logger.error(text)

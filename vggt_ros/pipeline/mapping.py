@@ -91,6 +91,13 @@ class MappingPipeline:
             scratch.step(plane_frame_set())
         scratch.cloud()
 
+    def set_config(self, config: Config) -> None:
+        """Take over the parameters that may change while mapping (`runtime` in `config.py`)."""
+        self.config = config
+        self.map.config = config.map
+        self.aligner.config = config.align
+        self.depth_estimator.set_config(config)
+
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig for the next bootstrap."""
         self.rig = rig

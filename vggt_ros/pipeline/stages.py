@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from vggt_ros.config import Config
 from vggt_ros.types import AlignedScene, DepthPrediction, FrameSet, UnscaledScene
 
 
@@ -31,6 +32,10 @@ class DepthEstimator(Protocol):
     """Gives a dense depth per image."""
 
     name: str
+
+    def set_config(self, config: Config) -> None:
+        """Take over the parameters that may change while mapping."""
+        ...
 
     def prepare(self, scene: AlignedScene) -> None:
         """Take over new camera poses: choose sources, depth range; compile or warm up."""
