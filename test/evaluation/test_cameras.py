@@ -43,8 +43,8 @@ def test_sim3_is_found_exactly_for_any_rig_of_two_or_more(seed, count, shape, lo
     assert errors.scale == pytest.approx(1 / scale)
     assert errors.scale_error == pytest.approx(scale - 1, abs=1e-9)
     assert errors.centre_max < 1e-8
-    assert errors.rotation_deg_max < 1e-5
-    assert errors.pairwise_rotation_deg_max < 1e-5
+    assert errors.rotation_max_deg < 1e-5
+    assert errors.pairwise_rotation_max_deg < 1e-5
     np.testing.assert_allclose((errors.truth_from_found @ change).matrix, np.eye(4), atol=1e-7)
 
 
@@ -57,7 +57,7 @@ def test_se3_leaves_the_scale_error_in_the_centres():
     assert errors.scale_error == pytest.approx(0.1)
     assert errors.rig_size == pytest.approx(2)
     assert errors.centre_rmse_fraction == pytest.approx(0.05)
-    assert errors.rotation_deg_max == pytest.approx(0, abs=1e-6)
+    assert errors.rotation_max_deg == pytest.approx(0, abs=1e-6)
 
 
 def test_none_compares_as_it_is():
@@ -76,8 +76,8 @@ def test_pairwise_rotation_needs_no_alignment():
     found = moved(truth, Sim3(2.0, rotation_from_vector([1, 2, 3]), np.zeros(3)))
     found["c1"] = found["c1"] @ Rigid3.from_rotation_vector([0, math.radians(3), 0])
     errors = evaluate_cameras(found, truth, "none")
-    assert errors.pairwise_rotation_deg_median == pytest.approx(3)
-    assert errors.pairwise_rotation_deg_max == pytest.approx(3)
+    assert errors.pairwise_rotation_median_deg == pytest.approx(3)
+    assert errors.pairwise_rotation_max_deg == pytest.approx(3)
 
 
 def test_centres_decide_where_they_can():
@@ -100,7 +100,7 @@ def test_one_camera():
     errors = evaluate_cameras({"a": Rigid3.identity()}, truth, "se3")
     assert errors.centre_max == pytest.approx(0, abs=1e-12)
     assert math.isnan(errors.scale)
-    assert math.isnan(errors.pairwise_rotation_deg_median)
+    assert math.isnan(errors.pairwise_rotation_median_deg)
     assert math.isnan(errors.centre_rmse_fraction)
     with pytest.raises(AlignmentError, match="two cameras at different places"):
         evaluate_cameras({"a": Rigid3.identity()}, truth, "sim3")
@@ -122,4 +122,4 @@ def test_swapped_names_show_as_rotation_errors():
     truth = {"a": Rigid3(np.eye(3), [-1, 0, 0]), "b": Rigid3(np.eye(3), [1, 0, 0])}
     found = {"a": truth["b"], "b": truth["a"]}
     errors = evaluate_cameras(found, truth, "sim3")
-    assert errors.rotation_deg_max == pytest.approx(180)
+    assert errors.rotation_max_deg == pytest.approx(180)

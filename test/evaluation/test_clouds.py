@@ -24,10 +24,10 @@ def test_half_a_wall_three_centimetres_off():
     assert errors.accuracy_median == pytest.approx(0.03)
     assert errors.accuracy_mean == pytest.approx(0.03)
     assert errors.accuracy_90 == pytest.approx(0.03)
-    assert errors.accurate == {0.02: 0.0, 0.05: 1.0, 0.1: 1.0}
+    assert errors.accuracy == {0.02: 0.0, 0.05: 1.0, 0.1: 1.0}
     # at 5 cm the strip within sqrt(0.05^2 - 0.03^2) = 4 cm of the edge is covered too
-    assert errors.complete[0.02] == 0.0
-    assert errors.complete[0.05] == pytest.approx(0.515, abs=0.006)
+    assert errors.completeness[0.02] == 0.0
+    assert errors.completeness[0.05] == pytest.approx(0.515, abs=0.006)
     assert errors.f_score[0.05] == pytest.approx(2 * 0.515 / 1.515, abs=0.006)
     assert errors.f_score[0.02] == 0.0
 
@@ -36,13 +36,13 @@ def test_exact_distance_function():
     found = wall(0.05, height=-0.01)
     errors = evaluate_cloud(found, distance=lambda points: points[:, 2])
     assert errors.accuracy_median == pytest.approx(0.01)
-    assert errors.accurate[0.02] == 1.0
-    assert math.isnan(errors.complete[0.02])
+    assert errors.accuracy[0.02] == 1.0
+    assert math.isnan(errors.completeness[0.02])
     assert math.isnan(errors.f_score[0.02])
     # with both, accuracy does not suffer from the spacing of the reference points
     both = evaluate_cloud(found, wall(0.5), distance=lambda points: points[:, 2])
     assert both.accuracy_median == pytest.approx(0.01)
-    assert both.complete[0.02] == 1.0
+    assert both.completeness[0.02] == 1.0
 
 
 def test_thinned_queries_and_points_that_are_not_finite():
@@ -51,7 +51,7 @@ def test_thinned_queries_and_points_that_are_not_finite():
     errors = evaluate_cloud(found.astype(np.float32), truth, max_queries=500, thresholds=[0.011])
     assert errors.points == len(truth)
     assert errors.accuracy_mean == pytest.approx(0.01, rel=1e-4)
-    assert errors.complete == {0.011: 1.0}
+    assert errors.completeness == {0.011: 1.0}
 
 
 def test_bad_input():

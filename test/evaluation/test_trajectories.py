@@ -40,7 +40,7 @@ def test_a_similarity_is_taken_out():
     errors = evaluate_trajectory(moved(path(), CHANGE, 5_000_000), path(), "sim3")
     assert errors.matched == 50
     assert errors.ate_max < 1e-9
-    assert errors.rotation_deg_median < 1e-5
+    assert errors.rotation_median_deg < 1e-5
     assert errors.rpe_translation_rmse < 1e-9
     assert errors.scale == pytest.approx(0.4)
     step = math.hypot(2 * math.sin(0.1), 0.02)
@@ -54,7 +54,7 @@ def test_rigid_alignment_keeps_the_scale_error():
     spread = np.sqrt(((positions - positions.mean(axis=0)) ** 2).sum(axis=1).mean())
     assert errors.ate_rmse == pytest.approx(0.1 * spread)
     assert errors.rpe_translation_rmse == pytest.approx(0.1 * math.hypot(2 * math.sin(0.1), 0.02))
-    assert errors.rpe_rotation_deg_rmse < 1e-5
+    assert errors.rpe_rotation_rmse_deg < 1e-5
 
 
 def test_one_jump_counts_once_in_rpe_and_ever_after_in_ate():

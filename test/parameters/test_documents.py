@@ -7,6 +7,7 @@ import yaml
 
 from vggt_ros.cli import generate
 from vggt_ros.config import CameraConfig, Config, MapConfig
+from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.parameters import (
     config_from_flat,
     dump_config,
@@ -14,6 +15,7 @@ from vggt_ros.parameters import (
     load_config,
     parameters_markdown,
 )
+from vggt_ros.parameters.files import NODE_ONLY
 
 
 def values():
@@ -82,6 +84,12 @@ def test_markdown_names_every_parameter():
 def test_committed_files_are_current(repository):
     assert generate.stale(repository) == []
     assert generate.main(["--check", "--root", str(repository)]) == 0
+
+
+def test_default_file_is_the_default_to_tools_without_ros(repository):
+    assert load_config(repository / "config" / "default.yaml") == Config()
+    names = {field.name for field in dataclasses.fields(MapperConfig)}
+    assert names - {field.name for field in dataclasses.fields(Config)} == set(NODE_ONLY)
 
 
 def test_generate_writes_and_checks(tmp_path, capsys):

@@ -1,7 +1,7 @@
 """Write what is made from the code: `config/default.yaml` and `docs/parameters.md`.
 
-Run `python -m vggt_ros.cli.generate` after a change of `vggt_ros/config.py`; with `--check` it
-only says whether the files are current.
+Run `python -m vggt_ros.cli.generate` after a change of `vggt_ros/config.py` or
+`vggt_ros/nodes/node_config.py`; with `--check` it only says whether the files are current.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vggt_ros.config import Config
 from vggt_ros.errors import ExportError
 from vggt_ros.export.files import write_text
+from vggt_ros.nodes.node_config import BagPlayerConfig, CameraSourceConfig, MapperConfig
 from vggt_ros.parameters import dump_config, parameters_markdown
 
 COMMAND = "python -m vggt_ros.cli.generate"
@@ -21,8 +21,10 @@ COMMAND = "python -m vggt_ros.cli.generate"
 _MARKDOWN_HEAD = f"""\
 # Parameters
 
-Written by `{COMMAND}` from `vggt_ros/config.py`; do not edit.
+Written by `{COMMAND}` from `vggt_ros/config.py` and
+`vggt_ros/nodes/node_config.py`; do not edit.
 
+The first tables are those of the mapper; `bag_player` and `camera_source` follow at the end.
 The same names hold for the node (`--ros-args -p map.voxel_m:=0.01`, or a parameter file such as
 [`config/default.yaml`](../config/default.yaml)) and for the command line
 (`vggt-ros replay ... --set map.voxel_m=0.01`, `--config FILE`). Lengths are metres where the scale
@@ -33,14 +35,19 @@ is known. Parameters with "yes" under "at run time" can be changed while the nod
 
 def documents() -> dict[str, str]:
     """The generated files: path in the repository to content."""
-    config = Config()
     header = (
         f"All parameters of the mapper with their defaults; written by {COMMAND}.",
         "Copy it and keep only what differs.",
     )
     return {
-        "config/default.yaml": dump_config(config, header=header),
-        "docs/parameters.md": _MARKDOWN_HEAD + parameters_markdown(config),
+        "config/default.yaml": dump_config(MapperConfig(), header=header),
+        "docs/parameters.md": "\n".join(
+            [
+                _MARKDOWN_HEAD + parameters_markdown(MapperConfig()),
+                parameters_markdown(BagPlayerConfig(), "Node `bag_player`"),
+                parameters_markdown(CameraSourceConfig(), "Node `camera_source`"),
+            ]
+        ),
     }
 
 

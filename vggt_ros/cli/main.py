@@ -11,7 +11,7 @@ from importlib import import_module
 from vggt_ros import __version__
 from vggt_ros.errors import VggtRosError
 
-_COMMANDS = ("demo", "bag", "check", "replay", "doctor")
+_COMMANDS = ("demo", "bag", "check", "replay", "evaluate", "doctor")
 
 _EXAMPLES = """\
 examples:

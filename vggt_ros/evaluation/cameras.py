@@ -36,12 +36,12 @@ class CameraErrors:
     missing: tuple[str, ...]
     """In the truth, but not found."""
     align: Align
-    pairwise_rotation_deg_median: float
+    pairwise_rotation_median_deg: float
     """Over all pairs of cameras, of the rotation between the two: needs no alignment."""
-    pairwise_rotation_deg_max: float
-    rotation_deg_median: float
+    pairwise_rotation_max_deg: float
+    rotation_median_deg: float
     """After the alignment, as all that follow."""
-    rotation_deg_max: float
+    rotation_max_deg: float
     centre_rmse: float
     centre_median: float
     centre_max: float
@@ -94,10 +94,10 @@ def evaluate_cameras(
         cameras=tuple(names),
         missing=tuple(name for name in truth if name not in found),
         align=align,
-        pairwise_rotation_deg_median=float(np.median(pairwise)) if len(pairwise) else math.nan,
-        pairwise_rotation_deg_max=float(pairwise.max()) if len(pairwise) else math.nan,
-        rotation_deg_median=float(np.median(rotation)),
-        rotation_deg_max=float(rotation.max()),
+        pairwise_rotation_median_deg=float(np.median(pairwise)) if len(pairwise) else math.nan,
+        pairwise_rotation_max_deg=float(pairwise.max()) if len(pairwise) else math.nan,
+        rotation_median_deg=float(np.median(rotation)),
+        rotation_max_deg=float(rotation.max()),
         centre_rmse=float(np.sqrt((centre**2).mean())),
         centre_median=float(np.median(centre)),
         centre_max=float(centre.max()),

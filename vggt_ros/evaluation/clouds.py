@@ -33,11 +33,11 @@ class CloudErrors:
     accuracy_mean: float
     accuracy_90: float
     """90 % of the found points are nearer than this."""
-    accurate: dict[float, float]
+    accuracy: dict[float, float]
     """Share of found points that are at most so far from the reference."""
     completeness_median: float
     """Of the distances from reference points to found points; NaN without reference points."""
-    complete: dict[float, float]
+    completeness: dict[float, float]
     """Share of reference points that have a found point at most so far away."""
     f_score: dict[float, float]
     """Harmonic mean of the two shares."""
@@ -90,9 +90,9 @@ def evaluate_cloud(
         accuracy_median=float(np.median(accuracy)),
         accuracy_mean=float(accuracy.mean()),
         accuracy_90=float(np.quantile(accuracy, 0.9)),
-        accurate=accurate,
+        accuracy=accurate,
         completeness_median=float(np.median(missed)) if len(missed) else math.nan,
-        complete=complete,
+        completeness=complete,
         f_score={t: _harmonic_mean(accurate[t], complete[t]) for t in accurate},
     )
 

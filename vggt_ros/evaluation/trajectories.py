@@ -31,10 +31,10 @@ class TrajectoryErrors:
     ate_mean: float
     ate_median: float
     ate_max: float
-    rotation_deg_median: float
+    rotation_median_deg: float
     rpe_translation_rmse: float
     """Error of the motion over `rpe_step` matched poses."""
-    rpe_rotation_deg_rmse: float
+    rpe_rotation_rmse_deg: float
     rpe_step: int
     scale: float
     """Of the best similarity, truth over found, whatever `align` is; NaN without motion."""
@@ -97,9 +97,9 @@ def evaluate_trajectory(
         ate_mean=float(distance.mean()),
         ate_median=float(np.median(distance)),
         ate_max=float(distance.max()),
-        rotation_deg_median=float(np.median(rotation)),
+        rotation_median_deg=float(np.median(rotation)),
         rpe_translation_rmse=float(np.sqrt((moved**2).mean())),
-        rpe_rotation_deg_rmse=float(np.sqrt((turned**2).mean())),
+        rpe_rotation_rmse_deg=float(np.sqrt((turned**2).mean())),
         rpe_step=step,
         scale=scale,
         length=float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()),

@@ -42,9 +42,14 @@ def dump_config(config: Config, node: str = "/**", header: Sequence[str] = ()) -
     return "\n".join(lines) + "\n"
 
 
-def parameters_markdown(config: Config) -> str:
-    """A table for each group of parameters."""
-    if not config.cameras:
+def parameters_markdown(config: Any, title: str = "General") -> str:
+    """A table for each group of parameters, `title` above those of the top level.
+
+    Args:
+        config: a `Config`, or another dataclass made with `config.parameter`.
+        title: heading of the first table.
+    """
+    if isinstance(config, Config) and not config.cameras:
         config = dataclasses.replace(config, camera={**config.camera, "<name>": CameraConfig()})
     blocks: dict[str, list[str]] = {}
     for info in flatten(config).values():
@@ -52,16 +57,11 @@ def parameters_markdown(config: Config) -> str:
         blocks.setdefault(group, []).append(_row(info))
     lines: list[str] = []
     for group, rows in blocks.items():
-        owner: Any = config
-        if group.startswith("camera."):
-            owner = CameraConfig
-        elif group:
-            owner = getattr(config, group)
+        owner = CameraConfig if group.startswith("camera.") else getattr(config, group, None)
         lines += [
-            f"## {f'`{group}`' if group else 'General'}",
+            f"## {f'`{group}`' if group else title}",
             "",
-            _summary(owner, group),
-            "",
+            *([_summary(owner), ""] if group else []),
             "| parameter | type | default | allowed | at run time | meaning |",
             "|---|---|---|---|---|---|",
             *rows,
@@ -79,17 +79,16 @@ def _row(info: ParameterInfo) -> str:
         f"`{_yaml(info.default)}`{unit}",
         allowed,
         "yes" if info.runtime else "",
-        info.doc,
+        info.doc.replace("<", "&lt;"),
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _summary(owner: Any, group: str) -> str:
+def _summary(owner: Any) -> str:
     """The first line of the dataclass's docstring, without the group's name in front."""
     text = (owner.__doc__ or "").strip().splitlines()[0]
-    name, colon, rest = text.partition(": ")
-    if group and colon and name.startswith("`"):
-        text = rest
+    _, colon, rest = text.partition("`: ")
+    text = rest if colon else text
     return text[:1].upper() + text[1:]
 
 

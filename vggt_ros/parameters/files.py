@@ -30,7 +30,7 @@ SET_BY_ROS = ("use_sim_time", "start_type_description_service")
 """Parameters that ROS itself declares on every node, and the groups of such."""
 SET_BY_ROS_GROUPS = ("qos_overrides.", "diagnostic_updater.")
 NODE_ONLY = ("autostart", "calibration_wait_s")
-"""Parameters of the running mapper that mean nothing to tools without ROS."""
+"""Parameters of the running mapper (`nodes/node_config.py`) that mean nothing without ROS."""
 
 _PARAMETERS = "ros__parameters"
 _NEAR = 0.8

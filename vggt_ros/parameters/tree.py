@@ -72,24 +72,28 @@ class Text(str):
     """A value from the command line, which is read by the type of its parameter."""
 
 
-def flatten(config: Config) -> dict[str, ParameterInfo]:
-    """All parameters by name, in the order of the tree.
+def flatten(config: Any) -> dict[str, ParameterInfo]:
+    """All parameters by name: those of the top level first, then group by group.
 
     `camera.<name>.<key>` is there for every name in `config.cameras` and `config.camera`.
+
+    Args:
+        config: a `Config`, or another dataclass made with `config.parameter`.
     """
-    infos: dict[str, ParameterInfo] = {}
+    top: dict[str, ParameterInfo] = {}
+    groups: dict[str, ParameterInfo] = {}
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name == "camera":
-            for name in dict.fromkeys([*config.cameras, *config.camera]):
-                entry = config.camera.get(name, CameraConfig())
-                infos.update(_leaves(entry, f"camera.{name}."))
+        if isinstance(value, dict):
+            for name in dict.fromkeys([*config.cameras, *value]):
+                entry = value.get(name, CameraConfig())
+                groups.update(_leaves(entry, f"{field.name}.{name}."))
         elif dataclasses.is_dataclass(value):
-            infos.update(_leaves(value, f"{field.name}."))
+            groups.update(_leaves(value, f"{field.name}."))
         else:
-            infos[field.name] = _info(field, field.name, value, hints[field.name])
-    return infos
+            top[field.name] = _info(field, field.name, value, hints[field.name])
+    return top | groups
 
 
 def config_to_flat(config: Config) -> dict[str, Any]:
