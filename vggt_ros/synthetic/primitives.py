@@ -163,13 +163,13 @@ def at(x: float, y: float, z: float, yaw_deg: float = 0.0) -> Rigid3:
 
 def box(size: tuple[float, float, float], place: Rigid3, *materials: Material) -> Primitive:
     """A box of `size` whose BOTTOM centre is at `place`, as furniture is thought of."""
-    lift = Rigid3(np.eye(3), [0, 0, size[2] / 2])
+    lift = Rigid3(np.eye(3), np.array([0, 0, size[2] / 2]))
     return Primitive(Shape.BOX, size, place @ lift, materials)
 
 
 def cylinder(diameter: float, height: float, place: Rigid3, *materials: Material) -> Primitive:
     """An upright cylinder whose bottom centre is at `place`."""
-    lift = Rigid3(np.eye(3), [0, 0, height / 2])
+    lift = Rigid3(np.eye(3), np.array([0, 0, height / 2]))
     return Primitive(Shape.CYLINDER, (diameter, diameter, height), place @ lift, materials)
 
 

@@ -82,8 +82,8 @@ def poster(seed: int = 0) -> Material:
     def paint(width: float, height: float, texel: float, random: Random) -> Image:
         random = np.random.default_rng([seed, 7])
         rows, columns = shape_of(width, height, texel)
-        ground = random.integers(180, 245, 3)
-        image = to_image(flat((rows, columns), tuple(float(v) for v in ground)))
+        red, green, blue = (float(v) for v in random.integers(180, 245, 3))
+        image = to_image(flat((rows, columns), (red, green, blue)))
         for _ in range(9):
             colour = [int(v) for v in random.integers(20, 235, 3)]
             x, y = random.uniform((0.05, 0.2), (0.8, 0.7)) * (columns, rows)
@@ -120,7 +120,8 @@ def books(seed: int = 0) -> Material:
             colour = _book_colour(random)
             top = 0
             image[top:, x:right] = colour
-            band = [int(v) for v in np.clip(np.array(colour) * 0.6 + 95, 0, 255)]
+            red, green, blue = (int(v) for v in np.clip(np.array(colour) * 0.6 + 95, 0, 255))
+            band = (red, green, blue)
             for level in random.uniform(0.06, 0.94, int(random.integers(1, 4))):
                 y = int(top + level * (rows - top))
                 image[y : y + max(int(0.006 / texel), 1), x:right] = band
@@ -129,7 +130,7 @@ def books(seed: int = 0) -> Material:
             if right - x > 5 and length > 20:
                 strip = image[top + 4 : top + 4 + length, x:right].transpose(1, 0, 2)[::-1].copy()
                 word = _WORDS[int(random.integers(len(_WORDS)))]
-                text(strip, word, 4, 0.5 * (right - x) + capital / 2, capital, tuple(band))
+                text(strip, word, 4, 0.5 * (right - x) + capital / 2, capital, band)
                 image[top + 4 : top + 4 + length, x:right] = strip[::-1].transpose(1, 0, 2)
             image[top:, x : x + 1] = (np.array(colour) * 0.4).astype(np.uint8)
             if right - x > 4:

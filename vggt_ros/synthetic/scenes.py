@@ -163,16 +163,15 @@ def plane_world(
     distance_m: float,
     tilt_rad: float = 0.0,
     material: Material | None = None,
-    size_m: float = 40.0,
+    size_m: float = 12.0,
 ) -> World:
-    """A textured plane across the z axis of a camera at the map origin with identity rotation.
+    """A textured square across the z axis of a camera at the map origin with identity rotation.
 
     Depth on the axis is `distance_m`. With a tilt about y, z = distance + tan(tilt) * x.
     """
     turn = Rigid3.from_rotation_vector((0, -tilt_rad, 0))
     u, v = turn.rotation @ [1.0, 0, 0], turn.rotation @ [0.0, -1, 0]
-    texel = size_m / 4000
-    part = rectangle(size_m, size_m, (0, 0, distance_m), u, v, material or clouds(texel))
+    part = rectangle(size_m, size_m, (0, 0, distance_m), u, v, material or clouds(0.005))
     return World((SceneObject("plane", (part,), Rigid3.identity()),))
 
 
@@ -181,7 +180,7 @@ def box_world(distance_m: float = 2.0, wall_m: float = 3.0) -> World:
 
     For a camera at the map origin with identity rotation.
     """
-    wall = rectangle(12.0, 12.0, (0, 0, wall_m), (1, 0, 0), (0, -1, 0), clouds(0.003))
+    wall = rectangle(10.0, 10.0, (0, 0, wall_m), (1, 0, 0), (0, -1, 0), clouds(0.005))
     cube = box((0.6, 0.6, 0.6), at(0, 0, distance_m), clouds(0.002))
     return World(
         (

@@ -59,7 +59,7 @@ def apply_sensor(rgb: Image, camera: str, index: int, sensor: SensorModel | None
     exposure *= float(np.exp(sensor.exposure_jitter * random.standard_normal()))
     linear = to_linear(rgb)
     if blur > 0:
-        linear = cv2.GaussianBlur(linear, (0, 0), blur)
+        linear = np.asarray(cv2.GaussianBlur(linear, (0, 0), blur), np.float32)
     gain = _vignette(rgb.shape[0], rgb.shape[1], sensor.vignetting)[..., None]
     linear = linear * (gain * (exposure * balance).astype(np.float32))
     electrons = np.clip(linear, 0, None) * np.float32(sensor.full_well_electrons)

@@ -136,10 +136,12 @@ def brick(mortar: Colour = (168, 160, 150), base: Colour = (142, 82, 62)) -> Mat
         edge = np.minimum(np.minimum(in_x, pitch_x - in_x), np.minimum(in_y, pitch_y - in_y))
         inside = np.clip((edge - joint / 2) / 0.004 + 0.5, 0, 1)[..., None]
         count = (int(row.max()) + 2, int(column.max()) + 3)
-        tint = random.normal(0, 1, (*count, 3)).astype(np.float32)
-        tint = tint * [4, 4, 4] + random.normal(0, 13, (*count, 1)) * [1.0, 0.75, 0.65]
+        tint = random.normal(0, 4, (*count, 3))
+        tone = random.normal(0, 13, (*count, 1)) * [1.0, 0.75, 0.65]
         dark = (random.random((*count, 1)) < 0.08) * -32.0
-        bricks = np.array(base, np.float32) + (tint + dark)[row, column + 1].astype(np.float32)
+        bricks = np.array(base, np.float32) + (tint + tone + dark)[row, column + 1].astype(
+            np.float32
+        )
         bricks += 7 * natural_noise(shape, random, 0.06 / texel, 0.006 / texel, 0.8)[..., None]
         joints = flat(shape, mortar)
         joints += 6 * natural_noise(shape, random, 0.05 / texel, 0.006 / texel)[..., None]
@@ -218,10 +220,10 @@ def rug() -> Material:
         for i in range(int(rows / step) + 1):
             for x in (band, columns - band):
                 _diamond(canvas, (x, i * step), step * 0.42, palette[random.integers(5)])
-        for i in np.arange(0.30 / texel, columns - 0.28 / texel, 0.2 / texel):
-            for j in np.arange(0.30 / texel, rows - 0.28 / texel, 0.2 / texel):
-                _diamond(canvas, (i, j), 0.075 / texel, palette[random.integers(5)])
-                _diamond(canvas, (i, j), 0.035 / texel, palette[random.integers(5)])
+        for left in np.arange(0.30 / texel, columns - 0.28 / texel, 0.2 / texel):
+            for top in np.arange(0.30 / texel, rows - 0.28 / texel, 0.2 / texel):
+                _diamond(canvas, (left, top), 0.075 / texel, palette[random.integers(5)])
+                _diamond(canvas, (left, top), 0.035 / texel, palette[random.integers(5)])
         for radius, k in ((0.36, 2), (0.32, 0), (0.26, 4), (0.18, 1), (0.10, 2)):
             centre = (columns / 2, rows / 2)
             _diamond(canvas, centre, radius / texel, palette[k], 1.35)
@@ -253,7 +255,7 @@ def fabric(base: Colour = (86, 98, 112), check: float = 0.0) -> Material:
             lines = lines + (np.abs((y % check) - 0.7 * check) < 0.004).astype(np.float32)
             canvas += bands[..., None] * np.array([26, 10, -4], np.float32)
             canvas += lines[..., None] * np.array([55, 48, 30], np.float32)
-        return to_image(cv2.GaussianBlur(canvas, (0, 0), 0.6))
+        return to_image(np.asarray(cv2.GaussianBlur(canvas, (0, 0), 0.6), np.float32))
 
     return Material(paint, 0.003)
 
@@ -293,7 +295,8 @@ def _planks(
             begin = max(left, 0)
             if right > begin:
                 tone = random.normal(0, 11) * np.array([1, 0.85, 0.7]) + random.normal(0, 3, 3)
-                colour = tuple(float(v) for v in np.array(base) + tone)
+                red, green, blue = (float(v) for v in np.array(base) + tone)
+                colour = (red, green, blue)
                 board = _grain((bottom - top, right - begin), texel, colour, contrast, random)
                 board[:1] *= 0.62
                 board[-1:] *= 0.78

@@ -257,7 +257,8 @@ class PackedFaces:
 
 def face_frames(primitives: Sequence[Primitive]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Index of the first face of each primitive (P,), and (F, 11) corner, axes and size."""
-    first, frames = [], []
+    first: list[int] = []
+    frames: list[NDArray[np.float64]] = []
     for primitive in primitives:
         first.append(len(frames))
         for face in range(FACE_COUNTS[primitive.shape]):
@@ -272,7 +273,8 @@ def _pyramid(rgb: Image) -> list[Image]:
     linear = to_linear(rgb)
     while max(linear.shape[:2]) > 1:
         size = (max(linear.shape[1] // 2, 1), max(linear.shape[0] // 2, 1))
-        linear = cv2.resize(linear, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], 3)
+        halved = cv2.resize(linear, size, interpolation=cv2.INTER_AREA)
+        linear = np.asarray(halved, np.float32).reshape(*size[::-1], 3)
         levels.append(to_grey(linear))
     return levels
 
