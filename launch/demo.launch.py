@@ -1,17 +1,19 @@
 """The bag of `vggt-ros demo` in RViz: four cameras in a simulated room.
 
-    vggt-ros demo --out demo_out
-    ros2 launch vggt_ros demo.launch.py out:=demo_out
+vggt-ros demo --out demo_out
+ros2 launch vggt_ros demo.launch.py out:=demo_out
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
+from launch import LaunchDescription
+
 
 def generate_launch_description():
+    """Replay of the demo's bag."""
     out = LaunchConfiguration("out")
     return LaunchDescription(
         [
@@ -20,7 +22,9 @@ def generate_launch_description():
             ),
             DeclareLaunchArgument("rviz", default_value="true", description="show the map"),
             DeclareLaunchArgument(
-                "rate", default_value="0.25", description="speed; a CPU maps about two sets a second"
+                "rate",
+                default_value="0.25",
+                description="speed; a CPU maps about two sets a second",
             ),
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(

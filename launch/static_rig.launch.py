@@ -6,7 +6,6 @@
 The launch ends where the mapper cannot be configured.
 """
 
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -25,12 +24,15 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
+from launch import LaunchDescription
+
 # Shared memory in pieces of 1 MB, TCP to other hosts: images and clouds of several megabytes
 # arrive. Camera drivers need the same setting, or they and the mapper talk by UDP.
 LARGE_DATA = "LARGE_DATA?max_msg_size=1MB&sockets_size=64MB&non_blocking=true"
 
 
 def generate_launch_description():
+    """The mapper with its lifecycle, RViz where asked for."""
     share = FindPackageShare("vggt_ros")
     arguments = [
         DeclareLaunchArgument(
@@ -106,11 +108,7 @@ def generate_launch_description():
         executable="rviz2",
         arguments=["-d", PathJoinSubstitution([share, "config", "vggt.rviz"])],
         parameters=[
-            {
-                "use_sim_time": ParameterValue(
-                    LaunchConfiguration("use_sim_time"), value_type=bool
-                )
-            }
+            {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
         ],
         condition=IfCondition(LaunchConfiguration("rviz")),
     )

@@ -167,6 +167,8 @@ class Observer:
         return future.result()
 
     def close(self):
+        if self._stop:
+            return
         self._stop = True
         self._thread.join(5.0)
         self._executor.shutdown()
