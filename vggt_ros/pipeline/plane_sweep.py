@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.config import Config, PlaneSweepConfig
+from vggt_ros.config import PlaneSweepConfig
 from vggt_ros.errors import AlignmentError, CalibrationError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline import depth_refinement_kernels as refinement
@@ -93,10 +93,6 @@ class PlaneSweep:
         self._ranges: dict[str, tuple[float, float]] = {}
         self._ranking: dict[str, list[str]] = {}
         self._planes: dict[tuple[object, ...], NDArray[np.float64]] = {}
-
-    def set_config(self, config: Config) -> None:
-        """Take over what may change while mapping (`plane_sweep.min_confidence`)."""
-        self.config = config.plane_sweep
 
     def prepare(self, scene: AlignedScene) -> None:
         """Rank the sources of every camera, set its depth range, compile the kernels."""
