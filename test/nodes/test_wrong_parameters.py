@@ -16,7 +16,7 @@ MAPPER = "vggt_ros.nodes.mapper"
     [
         ({"map.voxl_m": 0.1}, ["unknown parameter 'map.voxl_m'", "did you mean 'map.voxel_m'"]),
         ({"map.voxel_m": 1}, ["'map.voxel_m': expected a number with", "write 1.0"]),
-        ({"map.voxel_m": -1.0}, ["'map.voxel_m': expected 0.0001 to 10 m, got -1"]),
+        ({"map.voxel_m": -1.0}, ["'map.voxel_m': expected a number from 0.0001 to 10 m, got -1"]),
         ({"map.voxel_m": ".nan"}, ["'map.voxel_m'", "nan"]),
         ({"sfm.seed": 1.5}, ["'sfm.seed': expected a whole number, got a float, 1.5"]),
         ({"bootstrap": "sfn"}, ["'bootstrap': expected one of sfm, rig, got 'sfn'"]),
@@ -114,7 +114,7 @@ def test_what_ros_sets_is_accepted(start, stub):
     [
         ({}, "'bag': expected a rosbag2 folder or file, got nothing"),
         ({"bag": "missing"}, "missing"),
-        ({"bag": "x", "rate": 0.0}, "'rate': expected 0.001 to 1000"),
+        ({"bag": "x", "rate": 0.0}, "'rate': expected a number from 0.001 to 1000"),
         ({"bag": "x", "lop": "true"}, "did you mean 'loop'"),
     ],
 )

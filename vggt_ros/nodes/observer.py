@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ class Observer:
             self._node.create_subscription(
                 Image,
                 f"{mapper}/{camera}/depth/image",
-                lambda message, camera=camera: self._on_depth(camera, message),
+                functools.partial(self._on_depth, camera),
                 qos_profile_sensor_data,
             )
         self._export = self._node.create_client(ExportMap, f"{mapper}/export_map")

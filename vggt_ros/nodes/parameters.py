@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import re
 import sys
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +26,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vggt_ros.errors import ConfigError, nearest
+from vggt_ros.parameters.tree import ParameterInfo, check_value, flatten
 
 T = TypeVar("T")
 
@@ -35,44 +34,20 @@ _SET_BY_ROS = ("qos_overrides.", "diagnostic_updater.")
 _SET_BY_ROS_EXACT = ("use_sim_time", "start_type_description_service")
 _INT64 = 2**63 - 1
 
-_TYPES: dict[Any, Parameter.Type] = {
-    bool: Parameter.Type.BOOL,
-    int: Parameter.Type.INTEGER,
-    float: Parameter.Type.DOUBLE,
-    str: Parameter.Type.STRING,
-    list[str]: Parameter.Type.STRING_ARRAY,
+_TYPES: dict[str, Parameter.Type] = {
+    "bool": Parameter.Type.BOOL,
+    "int": Parameter.Type.INTEGER,
+    "float": Parameter.Type.DOUBLE,
+    "str": Parameter.Type.STRING,
+    "list[str]": Parameter.Type.STRING_ARRAY,
 }
 _WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number with a decimal point",
-    str: "a string",
-    list[str]: "a list of strings",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number with a decimal point",
+    "str": "a string",
+    "list[str]": "a list of strings",
 }
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One parameter: its full name, its type (bool, int, float, str or list[str]) and default."""
-
-    name: str
-    type: Any
-    default: Any
-    metadata: dict[str, Any]
-
-
-def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
-    """The parameters of an instance of a config dataclass, groups and `dict`s of them included."""
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), prefix + field.name
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{name}.")
-        elif isinstance(value, dict):
-            for key, entry in value.items():
-                yield from leaves(entry, f"{name}.{key}.")
-        else:
-            yield Leaf(name, hints[field.name], value, dict(field.metadata))
 
 
 def replace_leaves(config: T, values: dict[str, Any], prefix: str = "") -> T:
@@ -101,7 +76,7 @@ def read_override(node: Node, name: str, default: T) -> T:
     given = _overrides(node).get(name)
     if given is None or given.value is None:
         return default
-    kind = list[str] if isinstance(default, list) else type(default)
+    kind = "list[str]" if isinstance(default, list) else type(default).__name__
     problem = _type_problem(name, kind, given)
     if problem:
         raise ConfigError(problem)
@@ -127,7 +102,7 @@ def declare(
         ConfigError: unknown names (with the nearest valid one), wrong types, values out of
             bounds; all of them in one message.
     """
-    known = {leaf.name: leaf for leaf in leaves(config)}
+    known = flatten(typing.cast(Any, config))
     overrides = _overrides(node)
     problems, warnings = _unknown_names(overrides, known, _wildcard_names(args or sys.argv))
     for name, given in overrides.items():
@@ -139,52 +114,50 @@ def declare(
         node.get_logger().warning(text)
     frozen = tuple(read_only)
     values = {}
-    for leaf in known.values():
-        if leaf.name in overrides and overrides[leaf.name].value is None:
+    for info in known.values():
+        if info.name in overrides and overrides[info.name].value is None:
             # `[]` of a parameter file arrives without a type.
-            del overrides[leaf.name]
-        descriptor = describe(leaf, leaf.name.startswith(frozen) if frozen else False)
-        default = Parameter(leaf.name, _TYPES[leaf.type], leaf.default)
-        values[leaf.name] = node.declare_parameter(leaf.name, default.value, descriptor).value
-        if leaf.type == list[str]:
-            values[leaf.name] = list(values[leaf.name] or [])
+            del overrides[info.name]
+        default = Parameter(info.name, _TYPES[info.type], info.default)
+        descriptor = describe(info, info.name.startswith(frozen) if frozen else False)
+        value = node.declare_parameter(info.name, default.value, descriptor).value
+        values[info.name] = list(value or []) if info.type == "list[str]" else value
     return replace_leaves(config, values)
 
 
-def describe(leaf: Leaf, read_only: bool = False) -> ParameterDescriptor:
+def describe(info: ParameterInfo, read_only: bool = False) -> ParameterDescriptor:
     """The descriptor that `ros2 param describe` shows."""
-    meta = leaf.metadata
-    unit = f" [{meta['unit']}]" if meta.get("unit") else ""
     constraints = []
-    if meta.get("choices"):
-        constraints.append("one of " + ", ".join(meta["choices"]))
-    if not meta.get("runtime") and not read_only:
+    if info.choices:
+        constraints.append("one of " + ", ".join(info.choices))
+    if not info.runtime and not read_only:
         constraints.append("can be changed only while the node is unconfigured")
     descriptor = ParameterDescriptor(
-        name=leaf.name,
-        type=_TYPES[leaf.type].value,
-        description=f"{meta.get('doc', '')}{unit}",
+        name=info.name,
+        type=_TYPES[info.type].value,
+        description=f"{info.doc} [{info.unit}]" if info.unit else info.doc,
         additional_constraints="; ".join(constraints),
         read_only=read_only,
         # An empty list has no type of its own.
-        dynamic_typing=leaf.type == list[str],
+        dynamic_typing=info.type == "list[str]",
     )
-    low, high = meta.get("low"), meta.get("high")
-    if low is not None or high is not None:
-        if leaf.type is int:
-            descriptor.integer_range = [
-                IntegerRange(
-                    from_value=int(low) if low is not None else -_INT64,
-                    to_value=int(high) if high is not None else _INT64,
-                )
-            ]
-        else:
-            descriptor.floating_point_range = [
-                FloatingPointRange(
-                    from_value=float(low) if low is not None else -sys.float_info.max,
-                    to_value=float(high) if high is not None else sys.float_info.max,
-                )
-            ]
+    low, high = info.low, info.high
+    if low is None and high is None:
+        return descriptor
+    if info.type == "int":
+        descriptor.integer_range = [
+            IntegerRange(
+                from_value=-_INT64 if low is None else int(low),
+                to_value=_INT64 if high is None else int(high),
+            )
+        ]
+    else:
+        descriptor.floating_point_range = [
+            FloatingPointRange(
+                from_value=-sys.float_info.max if low is None else float(low),
+                to_value=sys.float_info.max if high is None else float(high),
+            )
+        ]
     return descriptor
 
 
@@ -198,14 +171,14 @@ def check_changes(
         changes: what is asked for; names that are not in the config pass.
         configured: whether the node has left the unconfigured state.
     """
-    known = {leaf.name: leaf for leaf in leaves(config)}
+    known = flatten(config)
     problems = []
     for change in changes:
-        leaf = known.get(change.name)
-        if leaf is None:
+        info = known.get(change.name)
+        if info is None:
             continue
-        problems += _problems(leaf, change)
-        if configured and not leaf.metadata.get("runtime") and change.value != leaf.default:
+        problems += _problems(info, change)
+        if configured and not info.runtime and change.value != info.default:
             problems.append(
                 f"parameter '{change.name}' cannot change while the node is configured: "
                 "deactivate and clean it up first"
@@ -219,7 +192,7 @@ def _overrides(node: Node) -> dict[str, Parameter]:
 
 
 def _unknown_names(
-    overrides: dict[str, Parameter], known: dict[str, Leaf], wildcard: set[str]
+    overrides: dict[str, Parameter], known: dict[str, ParameterInfo], wildcard: set[str]
 ) -> tuple[list[str], list[str]]:
     """Errors and warnings for names that nothing declares.
 
@@ -238,46 +211,36 @@ def _unknown_names(
     return problems, warnings
 
 
-def _problems(leaf: Leaf, given: Parameter) -> list[str]:
+def _problems(info: ParameterInfo, given: Parameter) -> list[str]:
     if given.value is None:
-        if leaf.type == list[str]:
+        if info.type == "list[str]":
             return []
-        return [f"parameter '{leaf.name}': expected {_WORDS[leaf.type]}, got nothing"]
-    problem = _type_problem(leaf.name, leaf.type, given)
-    if problem:
-        return [problem]
-    value, meta = given.value, leaf.metadata
-    if meta.get("choices") and value not in meta["choices"]:
-        return [
-            f"parameter '{leaf.name}': expected one of {', '.join(meta['choices'])}, got "
-            f"'{value}'{nearest(str(value), meta['choices'])}"
-        ]
-    if leaf.type in (int, float):
-        low, high = meta.get("low"), meta.get("high")
-        low = -math.inf if low is None else low
-        high = math.inf if high is None else high
-        if not low <= value <= high or not math.isfinite(value):
-            unit = f" {meta['unit']}" if meta.get("unit") else ""
-            return [f"parameter '{leaf.name}': expected {low:g} to {high:g}{unit}, got {value:g}"]
-    return []
+        return [f"parameter '{info.name}': expected {_WORDS[info.type]}, got nothing"]
+    problem = _type_problem(info.name, info.type, given)
+    if not problem:
+        try:
+            check_value(info, list(given.value) if info.type == "list[str]" else given.value)
+        except ConfigError as error:
+            problem = str(error)
+    return [problem] if problem else []
 
 
-def _type_problem(name: str, kind: Any, given: Parameter) -> str:
+def _type_problem(name: str, kind: str, given: Parameter) -> str:
     """An empty string, or what is wrong with the type of a value and how to write it."""
     if given.type_ == _TYPES[kind]:
         return ""
     value = given.value
     text = f"parameter '{name}': expected {_WORDS[kind]}, got {_shown(given)}"
-    if kind is float and given.type_ == Parameter.Type.INTEGER:
+    if kind == "float" and given.type_ == Parameter.Type.INTEGER:
         return f"{text} (write {value}.0)"
-    if kind is int and given.type_ == Parameter.Type.DOUBLE and float(value).is_integer():
+    if kind == "int" and given.type_ == Parameter.Type.DOUBLE and float(value).is_integer():
         return f"{text} (write {int(value)})"
-    if kind in (str, list[str]) and given.type_ in (
+    if kind in ("str", "list[str]") and given.type_ in (
         Parameter.Type.BOOL,
         Parameter.Type.BOOL_ARRAY,
     ):
         return f"{text} (YAML reads on, off, yes, no, true, false as booleans: quote them)"
-    if kind == list[str] and given.type_ == Parameter.Type.STRING:
+    if kind == "list[str]" and given.type_ == Parameter.Type.STRING:
         return f"{text} (write ['{value}'])"
     return text
 
