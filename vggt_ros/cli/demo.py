@@ -175,6 +175,7 @@ def _mapper_parameters(rig: Rig) -> str:
         transport = "compressed" if index < COMPRESSED else "raw"
         lines.append(f"    camera.{name}.transport: {transport}")
     lines.append("    ingest.require_calibration: true")
+    lines.append("    ingest.reliability: reliable")
     return "\n".join(lines) + "\n"
 
 
@@ -304,7 +305,7 @@ def _evaluate(out: Path, truth: _Truth, depth: dict[str, Any], live: _Live) -> d
     views = [(rig.models[n], truth.world_from_rig @ pose) for n, pose in rig.poses.items()]
     evaluation: dict[str, Any] = {
         "cameras_registered": f"{len(found)} of {len(rig.names)}",
-        "rotation_error_deg": cameras.rotation_deg_max,
+        "rotation_error_deg": cameras.rotation_max_deg,
         "centre_error_m": cameras.centre_max,
         "centre_error_of_rig_size": cameras.centre_max / rig.size_m,
         "scale_error": abs(truth.scale_of(depth) - 1.0),
@@ -312,7 +313,7 @@ def _evaluate(out: Path, truth: _Truth, depth: dict[str, Any], live: _Live) -> d
     for min_views in (1, 2):
         surface = surface_points(truth.world, views, spacing_m=0.03, min_views=min_views)
         cloud = evaluate_cloud(points, surface, distance=distance)
-        evaluation[f"completeness_5cm_seen_by_{min_views}"] = cloud.complete[0.05]
+        evaluation[f"completeness_5cm_seen_by_{min_views}"] = cloud.completeness[0.05]
         evaluation["accuracy_median_m"] = cloud.accuracy_median
         evaluation["accuracy_90_percent_m"] = cloud.accuracy_90
     evaluation["median_ms"] = {name: round(p50, 1) for name, (p50, _) in live.timings.items()}

