@@ -32,13 +32,19 @@ ROTATION_NOISE_RAD = math.radians(0.05)
 _PRIOR_WEIGHT = 1.0
 """How many residuals the priors above count against the real ones."""
 
+_LEAST_FREEDOM = 0.5
+"""With less redundancy the residuals say nothing of the noise."""
+
 _SMALLEST_RIG_M = 1e-4
 """Centres closer than this are one centre."""
 
 _LARGEST_RELATIVE_SIGMA = 0.5
 """A scale less certain than this is none."""
 
-_OUTLIER_FACTOR = 6.0
+_OUTLIER_FACTOR = 4.0
+"""A camera this many predicted standard deviations off contradicts the others; times the square
+of Student's factor, about the 0.9999 quantile of Fisher's distribution."""
+
 _OUTLIER_CENTRE = 0.01
 """Fraction of the rig's size: nearer cameras are never outliers by comparison with the others."""
 _OUTLIER_ROTATION_RAD = math.radians(0.5)
@@ -307,10 +313,14 @@ def _contradicted(
             continue
         fit = _Fit(others, size, pose_covariance, transforms)
         without = fit.with_all_sets(sightings)
-        residual = _residuals([s for s in sightings if s.camera == name], without)[name]
-        centre_limit = max(_OUTLIER_FACTOR * fit.centre_sigma, _OUTLIER_CENTRE * size)
-        rotation_limit = max(_OUTLIER_FACTOR * fit.rotation_sigma, _OUTLIER_ROTATION_RAD)
-        ratio = max(residual.centre / centre_limit, residual.rotation_rad / rotation_limit)
+        own = [s for s in sightings if s.camera == name]
+        residual = _residuals(own, without)[name]
+        if (
+            residual.centre < _OUTLIER_CENTRE * size
+            and residual.rotation_rad < _OUTLIER_ROTATION_RAD
+        ):
+            continue
+        ratio = fit.surprise(own)
         if ratio > worst_ratio:
             worst, worst_ratio = name, ratio
     return worst
@@ -360,8 +370,9 @@ class _Fit:
         self.scale = next(iter(self.transforms.values())).scale
         prior_c, prior_r = self._prior_sigmas()
         self.centre_sigma, self.rotation_sigma = prior_c, prior_r
-        self._freedom = _PRIOR_WEIGHT
+        self._freedom = self._freedom_r = _PRIOR_WEIGHT
         for _ in range(10):
+            before = self.centre_sigma, self.rotation_sigma
             self._solve()
             jacobian, residuals, _ = self._system()
             squares, redundancy = self._components(jacobian, residuals)
@@ -372,14 +383,18 @@ class _Fit:
             self.rotation_sigma = math.sqrt(
                 (_PRIOR_WEIGHT * prior_r**2 + squares[1]) / (_PRIOR_WEIGHT + redundancy[1])
             )
-        self._prior_c = prior_c
+            self._freedom_r = _PRIOR_WEIGHT + redundancy[1]
+            if np.allclose(before, (self.centre_sigma, self.rotation_sigma), rtol=0.01):
+                break
+        self._prior_c, self._prior_r = prior_c, prior_r
+        self._centre_squares, self._centre_freedom = squares[0], redundancy[0]
 
     def sigma(self) -> float:
         """Standard deviation of the scale; two of them hold the truth in 95 % of cases.
 
         The covariance of the reconstruction and the noise of the rig are propagated through
-        the fit, multiplied by what the residuals say of them, and widened as Student's
-        distribution asks where the residuals are few.
+        the fit. Where the residuals say that both are larger they are multiplied accordingly,
+        and widened as Student's distribution asks where residuals are few.
         """
         jacobian, _, sigmas = self._system()
         gain = np.linalg.pinv(jacobian / sigmas[:, None])[0] / sigmas
@@ -396,10 +411,34 @@ class _Fit:
                 rotation = self.transforms[s.frame_set].rotation
                 seen[6 * s.view : 6 * s.view + 3] += self.scale * rotation.T @ g
             variance += COVARIANCE_INFLATION**2 * float(seen @ self._covariance @ seen)
-        factor = self.centre_sigma / self._prior_c
+        seen_sigma = math.sqrt(self._centre_squares / max(self._centre_freedom, 1e-9))
+        # Without redundancy of the centres, a rig whose rotations are worse than assumed is taken
+        # to be as much worse in its centres.
+        factor = max(1.0, self.rotation_sigma / self._prior_r)
+        if self._centre_freedom > _LEAST_FREEDOM:
+            widened = seen_sigma * _student_factor(self._centre_freedom)
+            factor = max(1.0, widened / self._prior_c)
         on_rotations = gain[3 * count :]
         total = variance * factor**2 + self.rotation_sigma**2 * float((on_rotations**2).sum())
-        return self.scale * math.sqrt(total) * _student_factor(self._freedom)
+        return self.scale * math.sqrt(total)
+
+    def surprise(self, sightings: Sequence[Sighting]) -> float:
+        """How far views of another camera are off, over what is still credible (median)."""
+        jacobian, _, sigmas = self._system()
+        inverse = np.linalg.pinv(jacobian / sigmas[:, None])
+        spread = inverse @ inverse.T
+        ratios = []
+        for s in sightings:
+            if s.frame_set not in self._sets:
+                continue
+            own, residuals, own_sigmas = self._system([s])
+            covariance = own @ spread @ own.T + np.diag(own_sigmas**2)
+            for part, freedom in ((slice(0, 3), self._freedom), (slice(3, 6), self._freedom_r)):
+                r = residuals[part]
+                mahalanobis = math.sqrt(float(r @ np.linalg.solve(covariance[part, part], r)) / 3)
+                ratios.append(mahalanobis / (_OUTLIER_FACTOR * _student_factor(freedom) ** 2))
+        pairs = np.array(ratios).reshape(-1, 2)
+        return float(np.median(pairs.max(axis=1))) if len(pairs) else 0.0
 
     def with_all_sets(self, sightings: Sequence[Sighting]) -> dict[int, Sim3]:
         """The transforms, with those of sets in which no chosen camera is seen."""
@@ -420,12 +459,15 @@ class _Fit:
             rotation.append(r + ROTATION_NOISE_RAD**2)
         return math.sqrt(np.mean(centre)), math.sqrt(np.mean(rotation))
 
-    def _system(self) -> tuple[Float64, Float64, Float64]:
+    def _system(
+        self, sightings: Sequence[Sighting] | None = None
+    ) -> tuple[Float64, Float64, Float64]:
         """Jacobian (6n, 1 + 6 sets), residuals (6n,) and sigmas (6n,); centres come first."""
-        count = len(self._sightings)
+        sightings = self._sightings if sightings is None else sightings
+        count = len(sightings)
         jacobian = np.zeros((6 * count, 1 + 6 * len(self._sets)))
         residuals = np.zeros(6 * count)
-        for k, s in enumerate(self._sightings):
+        for k, s in enumerate(sightings):
             transform = self.transforms[s.frame_set]
             turned = transform.scale * transform.rotation @ s.scene_from_camera.translation
             at, first = 3 * k, 1 + 6 * self._sets.index(s.frame_set)
