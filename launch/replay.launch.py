@@ -6,6 +6,7 @@ At the end of the bag the mapper goes on, so that the map can be looked at and e
 `exit_at_end:=true` ends the launch.
 """
 
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -20,8 +21,6 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchDescription
 
 # The first start compiles kernels before the mapper subscribes.
 WAIT_FOR_SUBSCRIBERS_S = 180.0

@@ -6,6 +6,7 @@
 The launch ends where the mapper cannot be configured.
 """
 
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -23,8 +24,6 @@ from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
-
-from launch import LaunchDescription
 
 # Shared memory in pieces of 1 MB, TCP to other hosts: images and clouds of several megabytes
 # arrive. Camera drivers need the same setting, or they and the mapper talk by UDP.

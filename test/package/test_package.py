@@ -74,6 +74,51 @@ class TestManifest:
         assert not any(d.startswith("ros-") for d in table["project"]["dependencies"])
 
 
+class TestImports:
+    @pytest.fixture(scope="class")
+    def imported(self, repository) -> set[str]:
+        """Find every foreign package that vggt_ros imports, anywhere in a module."""
+        names = set()
+        for file in (repository / "vggt_ros").rglob("*.py"):
+            if file.relative_to(repository / "vggt_ros").parts[0] in ("msg", "srv"):
+                continue  # generated
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names.add(node.module.split(".")[0])
+        # `compression` is of Python 3.14; `backports`, apsw and lz4 come with rosbags.
+        known = {"vggt_ros", "compression", "backports", "apsw", "lz4"}
+        return names - set(sys.stdlib_module_names) - known
+
+    def test_every_import_is_declared_for_pip(self, repository, imported):
+        project = project_table(repository)["project"]
+        lists = [project["dependencies"], *project["optional-dependencies"].values()]
+        declared = {re.match(r"[\w-]+", r).group().lower() for some in lists for r in some}
+        modules = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+        own_build = {"tf2_msgs"}
+        seam = {"tf2_ros", "cv_bridge", "sensor_msgs_py", "ament_index_python"}  # distribution
+        missing = {
+            name
+            for name in imported - own_build - seam
+            if modules.get(name, name) not in declared
+            and f"ros-jazzy-{name.replace('_', '-')}" not in declared
+        }
+        assert missing == set()
+
+    def test_every_ros_import_is_declared_for_rosdep(self, repository, imported):
+        root = ElementTree.parse(repository / "package.xml").getroot()
+        keys = {e.text for e in root if e.tag in ("depend", "exec_depend")}
+        ros = {n for n in imported if re.search(r"(_msgs|_srvs|_interfaces|^rclpy|^tf2_.*)$", n)}
+        assert ros, "found no ROS import at all"
+        assert ros - keys == set()
+
+
+def calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    """Find the calls of one function or class by its bare name."""
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == name]
+
+
 def test_one_version_everywhere(repository):
     import vggt_ros
 
@@ -177,11 +222,32 @@ class TestFiles:
                 }
                 if given.get("package") == "vggt_ros":
                     assert (repository / "scripts" / given["executable"]).is_file(), file.name
-            texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
-            for text in (t for t in texts if isinstance(t, str)):
-                if re.fullmatch(r"[\w./-]+\.(yaml|rviz)", text):
-                    folders = (repository / "config", repository)
-                    assert any((f / text).is_file() for f in folders), f"{file.name}: {text}"
+            for call in calls(tree, "PathJoinSubstitution"):
+                parts = call.args[0].elts
+                of_package = ast.unparse(parts[0]) in ("share", "FindPackageShare('vggt_ros')")
+                if of_package and all(isinstance(part, ast.Constant) for part in parts[1:]):
+                    path = Path(*(part.value for part in parts[1:]))
+                    assert (repository / path).is_file(), f"{file.name}: {path}"
+
+    def test_launch_arguments_are_declared_where_they_are_used(self, repository):
+        declared = {}
+        for file in sorted((repository / "launch").glob("*.launch.py")):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            declared[file.name] = {
+                call.args[0].value for call in calls(tree, "DeclareLaunchArgument")
+            }
+            used = {call.args[0].value for call in calls(tree, "LaunchConfiguration")}
+            assert used <= declared[file.name], file.name
+        for file in sorted((repository / "launch").glob("*.launch.py")):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            for call in calls(tree, "IncludeLaunchDescription"):
+                included = re.findall(r"'([\w.]+\.launch\.py)'", ast.unparse(call))
+                handed = [
+                    n for k in call.keywords for n in ast.walk(k.value) if isinstance(n, ast.Dict)
+                ]
+                names = {key.value for n in handed for key in n.keys}
+                for name in (name for name in included if name in declared):
+                    assert names <= declared[name], f"{file.name} -> {name}"
 
     def test_no_module_is_called_like_the_generated_ones(self, repository):
         result = subprocess.run(
