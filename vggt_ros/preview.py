@@ -109,6 +109,8 @@ def _viewpoint(
     cloud: PointCloud, map_from_camera: Mapping[str, Rigid3], azimuth_deg: float
 ) -> tuple[CameraModel, Rigid3]:
     low, high = np.percentile(cloud.points, [2, 98], axis=0).astype(float)
+    for pose in map_from_camera.values():
+        low, high = np.minimum(low, pose.translation), np.maximum(high, pose.translation)
     target = 0.5 * (low + high)
     radius = 0.5 * float(np.linalg.norm(high - low)) or 1.0
     forward = np.array([1.0, 0.0, 0.0])
@@ -125,7 +127,7 @@ def _viewpoint(
     )
     width, height = _MAP_VIEW_SIZE
     focal = 1.1 * height
-    eye = target - direction * radius * 2.0
+    eye = target - direction * radius * 2.1
     right = np.cross(direction, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
     map_from_view = Rigid3(np.stack([right, np.cross(direction, right), direction], axis=1), eye)

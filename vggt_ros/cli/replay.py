@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vggt_ros import results
 from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError, ConfigError, nearest
 from vggt_ros.rig import Rig, load_rig, merge_rigs
+
+if TYPE_CHECKING:  # imported where they are used: `vggt-ros --help` must not wait for them
+    from vggt_ros.pipeline.ingest import Ingest
+    from vggt_ros.pipeline.mapping import MappingPipeline
+    from vggt_ros.preview import PreviewImage
+    from vggt_ros.sources.bag import BagMessage, BagReader
+    from vggt_ros.types import FrameSet
 
 _EXAMPLES = """\
 examples:
@@ -60,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
 class Outcome:
     """What a replay left behind."""
 
-    pipeline: Any
+    pipeline: MappingPipeline
     config: Config
     dropped: dict[str, int]
-    images: list[Any] = field(default_factory=list)
+    images: list[PreviewImage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def report(self) -> dict[str, Any]:
@@ -97,10 +106,12 @@ class Outcome:
         report = self.report()
         scale, sets, size = report["scale"], report["sets"], report["map"]
         registered = [n for n, c in report["cameras"].items() if c["registered"]]
-        metric = f"{scale['value']:.5g} +- {scale['sigma']:.2g} m per unit, from {scale['source']}"
+        metric = "unknown: the map is not metric"
+        if scale["value"] is not None:
+            metric = f"{scale['value']:.5g} +- {scale['sigma']:.2g} m per unit, {scale['source']}"
         rows = [
             ("cameras", f"{len(registered)} of {len(report['cameras'])} registered", "", ""),
-            ("scale", metric if scale["value"] else "unknown: the map is not metric", "", ""),
+            ("scale", metric, "", ""),
             ("sets", f"{sets['used']} of {sets['received']} used", "", ""),
             ("map", f"{size['points']:,} points", "", ""),
         ]
@@ -121,13 +132,15 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
     from vggt_ros.sources.bag import BagReader
-    from vggt_ros.sources.messages import any_image_from_message
 
-    with BagReader(path) as bag:
+    with ExitStack() as stack:
+        bag = stack.enter_context(BagReader(path))
         rig, topics = choose_cameras(bag, config)
         config = replace(config, cameras=list(rig.names))
         pipeline = MappingPipeline(config, rig)
-        ingest = Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
+        ingest = stack.enter_context(
+            Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
+        )
         outcome = Outcome(pipeline, config, {})
         failure: AlignmentError | None = None
         bar = tqdm(
@@ -137,10 +150,7 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
             unit="image",
             disable=None if progress else True,
         )
-        for topic, _, message in bar:
-            frame_set = ingest.add(any_image_from_message(message, topics[topic]))
-            if frame_set is None:
-                continue
+        for frame_set in _frame_sets(bar, topics, ingest):
             try:
                 result = pipeline.step(frame_set)
             except AlignmentError as error:
@@ -167,7 +177,27 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
     return outcome
 
 
-def choose_cameras(bag: Any, config: Config) -> tuple[Rig, dict[str, str]]:
+def _frame_sets(
+    messages: Iterable[BagMessage], topics: dict[str, str], ingest: Ingest
+) -> Iterator[FrameSet]:
+    """All sets of the bag, in order; what is left out is counted by `ingest`."""
+    from vggt_ros.sources.messages import any_image_from_message
+
+    for topic, _, message in messages:
+        ingest.put(any_image_from_message(message, topics[topic]))
+        yield from _ready(ingest)
+    ingest.finish()
+    yield from _ready(ingest)
+
+
+def _ready(ingest: Ingest) -> Iterator[FrameSet]:
+    while (chosen := ingest.take()) is not None:
+        frame_set = ingest.decode_set(chosen)
+        if frame_set is not None:
+            yield frame_set
+
+
+def choose_cameras(bag: BagReader, config: Config) -> tuple[Rig, dict[str, str]]:
     """The rig, and the image topic of each camera.
 
     What the bag knows (CameraInfo, TF) is completed and overruled by `rig_file`; `cameras`
