@@ -60,6 +60,7 @@ def align_scene(
     Args:
         scene: at least one view.
         rig: `rig_from_camera` [m], also of only some of the cameras.
+        config: source and bounds.
         gravity_in_camera: direction of gravity (down) in optical frames, of any cameras.
 
     Returns:
@@ -95,7 +96,7 @@ def align_scene(
             else f"none of the cameras with a place on the rig ({', '.join(poses)}) is registered"
         )
         scale = _choose_scale(scene, None, why, config)
-        views = [view for view, number in zip(scene.views, sets) if number == newest]
+        views = [view for view, number in zip(scene.views, sets, strict=True) if number == newest]
         ground = find_ground(views, scene.points, gravity_in_camera)
         rigid = ground.map_from_scene
         map_from_set = {newest: Sim3(scale.value, rigid.rotation, scale.value * rigid.translation)}
@@ -225,7 +226,7 @@ def _without_centres(residuals: Mapping[str, CameraResidual]) -> dict[str, Camer
 def _unscaled_factor(scene: UnscaledScene) -> float:
     """Map units per scene unit that make the median depth of the points 3; 1 without points."""
     depths = [_depths(view, scene.points) for view in scene.views]
-    seen = np.concatenate([d for d in depths] or [np.zeros(0)])
+    seen = np.concatenate([*depths, np.zeros(0)])
     if not len(seen):
         return 1.0
     return UNSCALED_MEDIAN_DEPTH / float(np.median(seen))
@@ -254,7 +255,7 @@ def _cameras(
     through the rig frame of that set, else through a camera seen in both.
     """
     by_set: dict[int, dict[str, View]] = {}
-    for view, number in zip(scene.views, sets):
+    for view, number in zip(scene.views, sets, strict=True):
         by_set.setdefault(number, {})[view.camera] = view
     scale = map_from_set[latest]
     found: dict[str, tuple[View, Rigid3]] = {}

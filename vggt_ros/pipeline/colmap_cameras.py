@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vggt_ros.geometry import CameraModel
+from vggt_ros.pipeline.pycolmap_import import import_pycolmap
 from vggt_ros.types import Frame
 
 PRIOR_FOCAL = 1.2
@@ -18,7 +19,7 @@ PRIOR_FOCAL = 1.2
 
 def camera_to_colmap(frame: Frame, camera_id: int) -> Any:
     """A COLMAP camera: PINHOLE as given, else SIMPLE_RADIAL with a guessed focal length."""
-    import pycolmap
+    pycolmap = import_pycolmap()
 
     height, width = frame.rgb.shape[:2]
     if frame.model is None:

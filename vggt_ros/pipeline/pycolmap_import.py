@@ -25,6 +25,8 @@ _SIGACTION_BYTES = 512
 
 def import_pycolmap() -> ModuleType:
     """The module; the first call restores the signal handlers that its import replaces."""
+    import cv2  # noqa: F401  before pycolmap: else OpenCV's PNG codec calls pycolmap's zlib, and aborts
+
     if "pycolmap" in sys.modules:
         return sys.modules["pycolmap"]
     libc = ctypes.CDLL(None)

@@ -88,6 +88,7 @@ class RigFit:
 
     @property
     def inliers(self) -> int:
+        """How many cameras are where the rig says."""
         return sum(residual.inlier for residual in self.residuals.values())
 
 
@@ -113,7 +114,7 @@ def frame_sets_of(scene: UnscaledScene) -> list[int]:
 def sightings_of(scene: UnscaledScene, rig_poses: Mapping[str, Rigid3]) -> list[Sighting]:
     """The views whose camera has a place on the rig."""
     found = []
-    for k, (view, number) in enumerate(zip(scene.views, frame_sets_of(scene))):
+    for k, (view, number) in enumerate(zip(scene.views, frame_sets_of(scene), strict=True)):
         if view.camera not in rig_poses:
             continue
         covariance = None
@@ -140,6 +141,7 @@ def fit_rig(
 
     Args:
         sightings: at least one.
+        bounds: farther cameras are outliers.
         pose_covariance: of the scene's views, as in `UnscaledScene`.
         fallback_scale: metres per scene unit where the sightings give no scale.
     """
@@ -402,12 +404,12 @@ class _Fit:
         on_centres = gain[: 3 * count].reshape(count, 3)
         # One calibration error of a camera is the same in all sets.
         by_camera: dict[str, Float64] = {}
-        for s, g in zip(self._sightings, on_centres):
+        for s, g in zip(self._sightings, on_centres, strict=True):
             by_camera[s.camera] = by_camera.get(s.camera, np.zeros(3)) + g
         variance = self._rig_noise**2 * sum(float(g @ g) for g in by_camera.values())
         if self._covariance is not None:
             seen = np.zeros(len(self._covariance))
-            for s, g in zip(self._sightings, on_centres):
+            for s, g in zip(self._sightings, on_centres, strict=True):
                 rotation = self.transforms[s.frame_set].rotation
                 seen[6 * s.view : 6 * s.view + 3] += self.scale * rotation.T @ g
             variance += COVARIANCE_INFLATION**2 * float(seen @ self._covariance @ seen)

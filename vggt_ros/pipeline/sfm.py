@@ -17,7 +17,7 @@ from vggt_ros.geometry import Rigid3
 from vggt_ros.pipeline.colmap_cameras import camera_from_colmap
 from vggt_ros.pipeline.pycolmap_import import import_pycolmap
 from vggt_ros.pipeline.sfm_covariance import Observations, pose_covariance
-from vggt_ros.pipeline.sfm_mapping import ColmapWorkspace
+from vggt_ros.pipeline.sfm_mapping import LEAST_AGREEMENT, ColmapWorkspace
 from vggt_ros.pipeline.sfm_refine import adjust, choose_intrinsics
 from vggt_ros.types import Frame, FrameSet, Image, UnscaledScene, View
 
@@ -39,11 +39,12 @@ class SfmBootstrapper:
         """Register the views of all sets together.
 
         Frames with a `model` keep it; for the others focal length and radial distortion are
-        estimated (plumb_bob with k1, principal point in the middle), one set per camera name.
+        estimated (plumb_bob with k1; see `choose_intrinsics`).
 
         Returns:
             Poses [scene units], sparse points with colours. `statistics`: views,
-            registered, points, reprojection_error_px (mean), track_length (mean), seconds,
+            registered, points, reprojection_error_px (mean), track_length (mean), agreement (part
+            of the verified matches that agree with the poses), seconds,
             and how long features, matching, mapping and refinement took.
 
         Raises:
@@ -58,22 +59,25 @@ class SfmBootstrapper:
             )
         frames = [frame for _, frame in jobs]
         with tempfile.TemporaryDirectory(prefix="vggt_ros_sfm_") as folder:
-            reconstruction, seconds = _reconstruct(frames, Path(folder), self._config)
+            model, statistics = _reconstruct(frames, Path(folder), self._config)
         names = [_view_name(frame, stamp, len(frame_sets) > 1) for stamp, frame in jobs]
-        self._check(reconstruction, names)
-        return _scene(reconstruction, jobs, start, seconds)
+        self._check(model, names, statistics.get("agreement", 0.0))
+        return _scene(model, jobs, start, statistics)
 
-    def _check(self, reconstruction: Any, names: Sequence[str]) -> None:
+    def _check(self, model: Any, names: Sequence[str], agreement: float) -> None:
         config = self._config
-        registered = set() if reconstruction is None else set(reconstruction.reg_image_ids())
-        points = 0 if reconstruction is None else reconstruction.num_points3D()
-        if len(registered) >= config.min_views and points >= config.min_points:
+        registered = set() if model is None else set(model.reg_image_ids())
+        points = 0 if model is None else model.num_points3D()
+        enough = len(registered) >= config.min_views and points >= config.min_points
+        if enough and agreement >= LEAST_AGREEMENT:
             return
         failed = [name for k, name in enumerate(names) if k + 1 not in registered]
         raise AlignmentError(
             f"structure from motion: registered {len(registered)} of {len(names)} views "
             f"(expected at least {config.min_views}) with {points} points (expected at least "
-            f"{config.min_points}); not registered: {', '.join(failed) or 'none'}; the views "
+            f"{config.min_points}) and {100 * agreement:.0f} % of the matches in agreement "
+            f"(expected at least {100 * LEAST_AGREEMENT:.0f} %); not registered: "
+            f"{', '.join(failed) or 'none'}; the views "
             "need texture and overlap of about two thirds of the image between neighbours "
             "(up to 30 degrees apart), or several sets of a moving rig (sfm.sets)"
         )
@@ -86,26 +90,29 @@ def _view_name(frame: Frame, stamp_ns: int, several_sets: bool) -> str:
 def _reconstruct(
     frames: Sequence[Frame], folder: Path, config: SfmConfig
 ) -> tuple[Any, dict[str, float]]:
-    """The best reconstruction (None if there is none) and the seconds of each part."""
+    """The best reconstruction (None if there is none) and its statistics."""
     pycolmap = import_pycolmap()
 
     with _quiet(pycolmap):
         pycolmap.set_random_seed(config.seed)
         workspace = ColmapWorkspace(frames, folder, config)
         workspace.match()
-        model = workspace.map(lambda found: adjust(found, frames, principal_point=False))
+        found = workspace.map(lambda model: adjust(model, frames, principal_point=False))
         start = time.monotonic()
-        if model is not None:
-            model, _ = choose_intrinsics(model, frames, config.intrinsics)
-        workspace.seconds["refinement_s"] = time.monotonic() - start
-    return model, workspace.seconds
+        model, statistics = None, workspace.seconds
+        if found is not None:
+            model, _ = choose_intrinsics(found.model, frames, config.intrinsics)
+            agreeing, count = workspace.agreement(model)
+            statistics["agreement"] = agreeing / max(count, 1)
+        statistics["refinement_s"] = time.monotonic() - start
+    return model, statistics
 
 
 def _scene(
     model: Any,
     jobs: Sequence[tuple[int, Frame]],
     start: float,
-    seconds: dict[str, float],
+    measured: dict[str, float],
 ) -> UnscaledScene:
     registered = set(model.reg_image_ids())
     views = []
@@ -126,7 +133,7 @@ def _scene(
         "points": float(len(observations.points)),
         "reprojection_error_px": float(model.compute_mean_reprojection_error()),
         "track_length": float(model.compute_mean_track_length()),
-        **seconds,
+        **measured,
     }
     covariance = pose_covariance(observations)
     statistics["seconds"] = time.monotonic() - start

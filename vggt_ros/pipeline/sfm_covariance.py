@@ -99,7 +99,7 @@ def pose_covariance(observations: Observations) -> Float64 | None:
 
 
 def _jacobians(o: Observations, k: int) -> tuple[Float64, Float64, Float64]:
-    """Of the pixels (n, 2) by centre and rotation (n, 2, 6), f and k1 (n, 2, 2), point (n, 2, 3)."""
+    """Of pixels by centre and rotation (n, 2, 6), by f and k1 (n, 2, 2), by points (n, 2, 3)."""
     rotation, translation = o.camera_from_scene[k, :, :3], o.camera_from_scene[k, :, 3]
     x, y, z = (o.points[o.rows[k]] @ rotation.T + translation).T
     f, k1 = o.intrinsics[k]
@@ -146,8 +146,8 @@ def _held_by_points(o: Observations) -> tuple[Float64, Float64]:
     centres = -np.einsum("vji,vj->vi", rotations, o.camera_from_scene[:, :, 3])
     middle = np.median(o.points, axis=0)
     on_points = _similarity_basis(o.points - middle)
-    # A distant point moves by much and matters little: relative to its distance all are equal.
-    weights = 1.0 / _distances(o.points, centres) ** 2
+    # The place of a point is uncertain by the square of its distance.
+    weights = 1.0 / _distances(o.points, centres) ** 4
     normal = np.einsum("m,mik,mil->kl", weights, on_points, on_points)
     fit = np.linalg.solve(
         normal, np.einsum("m,mik->kmi", weights, on_points).reshape(7, -1)
@@ -174,8 +174,9 @@ def _similarity_basis(points: Float64) -> Float64:
 
 
 def _distances(points: Float64, centres: Float64) -> Float64:
+    """Of the points from the middle of the cameras; bounded, so that no few points decide."""
     distances = np.linalg.norm(points - centres.mean(axis=0), axis=1)
-    return np.asarray(np.maximum(distances, 1e-3 * np.median(distances)))
+    return np.asarray(np.maximum(distances, 0.5 * np.median(distances)))
 
 
 def _scene_size(points: Float64) -> float:
@@ -201,7 +202,7 @@ def _thinned(o: Observations) -> tuple[Observations, float] | None:
     chosen = np.arange(0, len(o.points), step)
     place[chosen] = np.arange(len(chosen))
     rows, errors = [], []
-    for row, error in zip(o.rows, o.errors):
+    for row, error in zip(o.rows, o.errors, strict=True):
         kept = place[row] >= 0
         rows.append(place[row][kept])
         errors.append(error[kept])

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,11 @@ import numpy as np
 
 from vggt_ros.config import SfmConfig
 from vggt_ros.errors import AlignmentError
-from vggt_ros.pipeline.colmap_cameras import camera_to_colmap, group_cameras
+from vggt_ros.pipeline.colmap_cameras import PRIOR_FOCAL, camera_to_colmap, group_cameras
+from vggt_ros.pipeline.pycolmap_import import import_pycolmap
 from vggt_ros.types import Float64, Frame
 
 _LOG = logging.getLogger(__name__)
-
-_MAX_STARTS = 8
 
 _AGREEMENT_PX = 1.0
 """Distance from the epipolar line at which a match counts nothing.
@@ -30,6 +30,9 @@ _AGREEMENT_PX = 1.0
 Wrong local minima cannot be told by the number of points (they often keep more) but by this:
 on 16 reconstructions of four-view indoor sets, right ones had 0.69-0.82 of the verified matches
 in agreement, wrong ones 0.43-0.51."""
+
+LEAST_AGREEMENT = 0.25
+"""Reconstructions that fewer verified matches agree with are nonsense."""
 
 _ENOUGH_AGREEMENT = 0.8
 """A start that explains this part of the verified matches needs no other."""
@@ -47,18 +50,28 @@ class _Start:
     min_inliers: int
     pnp_inliers: int
     seed: int
+    focal: float | None
+    """Guess of unknown focal lengths over the longer side; None: from the matches."""
 
 
 @dataclass(frozen=True)
-class _Found:
+class FoundModel:
+    """A reconstruction and how many of the verified matches between its views agree with it."""
+
     model: Any
     views: int
     agreeing: float
     count: int
 
     @property
-    def rank(self) -> tuple[int, float]:
-        return self.views, self.agreeing
+    def agreement(self) -> float:
+        """0 to 1."""
+        return self.agreeing / max(self.count, 1)
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """More views have more matches; a view that is registered wrongly adds none."""
+        return self.agreeing, self.views
 
 
 class ColmapWorkspace:
@@ -80,7 +93,7 @@ class ColmapWorkspace:
 
     def match(self) -> None:
         """Find SIFT features in all images and match all pairs."""
-        import pycolmap
+        pycolmap = import_pycolmap()
 
         with _timed(self.seconds, "features_s"):
             extraction = pycolmap.FeatureExtractionOptions()
@@ -108,15 +121,14 @@ class ColmapWorkspace:
                 device=pycolmap.Device.cpu,
             )
 
-    def map(self, polish: Callable[[Any], None]) -> Any:
+    def map(self, polish: Callable[[Any], None]) -> FoundModel | None:
         """Incremental mapping from several starts.
 
         Args:
             polish: refines a model in place.
 
         Returns:
-            The model with most registered views and, among these, the one that most verified
-            matches agree with; None if no start gave any.
+            The model that most verified matches agree with; None if no start gave any.
         """
         with _timed(self.seconds, "mapping_s"):
             best = self._map_starts(polish, None)
@@ -124,7 +136,7 @@ class ColmapWorkspace:
             if self._config.intrinsics == "auto" and unknown and not self._is_complete(best):
                 self._regroup(shared=False)
                 best = self._map_starts(polish, best)
-        return None if best is None else best.model
+        return best
 
     def agreement(self, model: Any) -> tuple[float, int]:
         """How many verified matches between registered views agree with a model.
@@ -136,7 +148,7 @@ class ColmapWorkspace:
         Returns:
             The sum, and how many verified matches there are.
         """
-        import pycolmap
+        pycolmap = import_pycolmap()
 
         image_ids = sorted(model.reg_image_ids())
         total, count = 0.0, 0
@@ -161,34 +173,69 @@ class ColmapWorkspace:
                 count += len(matches)
         return total, count
 
-    def _is_complete(self, found: _Found | None) -> bool:
+    def _is_complete(self, found: FoundModel | None) -> bool:
         return found is not None and found.views == len(self.frames)
 
-    def _map_starts(self, polish: Callable[[Any], None], best: _Found | None) -> _Found | None:
-        import pycolmap
-
+    def _map_starts(
+        self, polish: Callable[[Any], None], best: FoundModel | None
+    ) -> FoundModel | None:
+        pycolmap = import_pycolmap()
         with pycolmap.Database.open(self._database) as database:
             matches = int(database.num_inlier_matches())
+        unknown = any(frame.model is None for frame in self.frames)
+        focals = self._focals_from_matches() if unknown else {}
         for start in _starts(self._config):
+            if unknown:
+                self._guess_focals(start.focal, focals)
             for _, model in sorted(self._map_once(start).items()):
                 polish(model)
                 agreeing, count = self.agreement(model)
-                found = _Found(model, model.num_reg_images(), agreeing, count)
+                found = FoundModel(model, model.num_reg_images(), agreeing, count)
                 _LOG.debug(
                     "sfm: %s: %d views, %.0f of %d matches", start, found.views, agreeing, count
                 )
                 if best is None or found.rank > best.rank:
                     best = found
-            if (
-                best is not None
-                and self._is_complete(best)
-                and (matches >= _ENOUGH_MATCHES or best.agreeing > _ENOUGH_AGREEMENT * best.count)
-            ):
+            wanted = LEAST_AGREEMENT if matches >= _ENOUGH_MATCHES else _ENOUGH_AGREEMENT
+            if best is not None and self._is_complete(best) and best.agreement > wanted:
                 break
         return best
 
+    def _focals_from_matches(self) -> dict[int, float]:
+        """Focal lengths [px] of unknown cameras from the fundamental matrices, good to 5-30 %.
+
+        Sweeney et al., "Optimizing the viewing graph for structure-from-motion", ICCV 2015.
+        """
+        pycolmap = import_pycolmap()
+        copy = self._folder / "focal.db"
+        shutil.copyfile(self._database, copy)
+        options = pycolmap.ViewGraphCalibrationOptions()
+        options.random_seed = self._config.seed
+        options.reestimate_relative_pose = False
+        if not pycolmap.calibrate_view_graph(copy, options):
+            return {}
+        with pycolmap.Database.open(copy) as database:
+            return {
+                camera.camera_id: float(camera.mean_focal_length())
+                for camera in database.read_all_cameras()
+                if camera.has_prior_focal_length
+            }
+
+    def _guess_focals(self, factor: float | None, focals: dict[int, float]) -> None:
+        pycolmap = import_pycolmap()
+        with pycolmap.Database.open(self._database) as database:
+            for camera in database.read_all_cameras():
+                if self.frames[self._groups.index(camera.camera_id)].model is not None:
+                    continue
+                side = max(camera.width, camera.height)
+                focal = focals.get(camera.camera_id, 0.0) if factor is None else factor * side
+                if not 0.2 * side < focal < 5 * side:
+                    focal = PRIOR_FOCAL * side
+                camera.params = [focal, *camera.params[1:]]
+                database.update_camera(camera)
+
     def _map_once(self, start: _Start) -> dict[int, Any]:
-        import pycolmap
+        pycolmap = import_pycolmap()
 
         options = pycolmap.IncrementalPipelineOptions()
         # Threads would make RANSAC and the solver's sums depend on timing.
@@ -200,7 +247,9 @@ class ColmapWorkspace:
         options.max_num_models = 3
         options.extract_colors = False
         options.constant_cameras = {
-            group for group, frame in zip(self._groups, self.frames) if frame.model is not None
+            group
+            for group, frame in zip(self._groups, self.frames, strict=True)
+            if frame.model is not None
         }
         # The last bundle adjustment is ours; in between, coarser ones do (measured on 11
         # views: same poses to 0.1 mm, a quarter less time).
@@ -218,16 +267,19 @@ class ColmapWorkspace:
         return dict(models)
 
     def _write(self, shared: bool) -> None:
-        import pycolmap
+        pycolmap = import_pycolmap()
 
         self._images.mkdir()
         for k, frame in enumerate(self.frames):
             path = self._images / _file(k)
             grey = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2GRAY)
-            if not cv2.imwrite(str(path), grey, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+            try:
+                path.write_bytes(b"P5\n%d %d\n255\n" % grey.shape[::-1] + grey.tobytes())
+            except OSError as error:
                 raise AlignmentError(
-                    f"structure from motion: cannot write {path}; is the disk full?"
-                )
+                    f"structure from motion: cannot write {path}: {error.strerror}; is the "
+                    "disk full?"
+                ) from error
         with pycolmap.Database.open(self._database) as database:
             self._groups = group_cameras(self.frames, shared)
             self._write_cameras(database)
@@ -238,7 +290,7 @@ class ColmapWorkspace:
 
     def _regroup(self, shared: bool) -> None:
         """Give the images other cameras; features and matches stay."""
-        import pycolmap
+        pycolmap = import_pycolmap()
 
         with pycolmap.Database.open(self._database) as database:
             self._groups = group_cameras(self.frames, shared)
@@ -253,7 +305,7 @@ class ColmapWorkspace:
                 self._write_frame(database, image, group)
 
     def _write_cameras(self, database: Any) -> None:
-        import pycolmap
+        pycolmap = import_pycolmap()
 
         for group in sorted(set(self._groups)):
             frame = self.frames[self._groups.index(group)]
@@ -265,7 +317,7 @@ class ColmapWorkspace:
             database.write_rig(rig, use_rig_id=True)
 
     def _write_frame(self, database: Any, image: Any, group: int) -> None:
-        import pycolmap
+        pycolmap = import_pycolmap()
 
         frame = pycolmap.Frame()
         frame.frame_id = image.image_id
@@ -275,13 +327,14 @@ class ColmapWorkspace:
 
 
 def _starts(config: SfmConfig) -> list[_Start]:
-    """Other seeds and angles first, weaker thresholds at the end."""
+    """Other seeds, angles and focal lengths first, weaker thresholds at the end."""
     angle, seed = config.min_tri_angle_deg, config.seed
-    strict = [(1, 0), (2, 1), (1, 2), (4, 3), (1, 4), (2, 5)]
-    loose = [(0.5, 60, 20, 6), (0.25, 30, 15, 7)]
-    return [_Start(angle * f, 100, 30, seed + n) for f, n in strict] + [
-        _Start(angle * f, inliers, pnp, seed + n) for f, inliers, pnp, n in loose
-    ]
+    strict = [(1, None), (2, 0.6), (1, 1.2), (4, None), (1, 0.85), (2, None)]
+    loose = [(0.5, 60, 20, None), (0.25, 30, 15, 0.6)]
+    starts = [_Start(angle * f, 100, 30, seed + n, g) for n, (f, g) in enumerate(strict)]
+    for n, (f, inliers, pnp, g) in enumerate(loose):
+        starts.append(_Start(angle * f, inliers, pnp, seed + len(strict) + n, g))
+    return starts
 
 
 def _sampson(
@@ -298,7 +351,7 @@ def _sampson(
 
 
 def _file(index: int) -> str:
-    return f"{index:05d}.png"
+    return f"{index:05d}.pgm"
 
 
 def _threads() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.pipeline.colmap_cameras import camera_to_colmap, group_cameras
+from vggt_ros.pipeline.pycolmap_import import import_pycolmap
 from vggt_ros.types import Float64, Frame
 
 _LOG = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class IntrinsicsChoice:
 
     @property
     def label(self) -> str:
+        """For the log."""
         point = " with principal point" if self.principal_point else ""
         return ("shared" if self.shared else "per camera") + point
 
@@ -51,7 +53,7 @@ def adjust(model: Any, frames: Sequence[Frame], principal_point: bool) -> None:
 
     Intrinsics that were given stay as they are.
     """
-    import pycolmap
+    pycolmap = import_pycolmap()
 
     for _ in range(2):
         options = pycolmap.BundleAdjustmentOptions()
@@ -83,6 +85,8 @@ def choose_intrinsics(
     information criterion, Schwarz 1978).
 
     Args:
+        model: a pycolmap reconstruction whose image ids are places in `frames` plus one.
+        frames: the images.
         mode: "auto", "per_camera" or "shared".
 
     Returns:
@@ -111,12 +115,13 @@ def choose_intrinsics(
 
 
 def _least_criterion(fitted: Sequence[tuple[IntrinsicsChoice, Any, Float64]]) -> int:
-    variance = min(float(np.median(errors**2)) for *_, errors in fitted) / (2 * math.log(2))
-    variance = max(variance, 1e-12)
+    # The median of the squared length of normal errors is 2 ln 2 variances of a coordinate.
+    most = max((errors for *_, errors in fitted), key=len)
+    variance = max(float(np.median(most**2)) / (2 * math.log(2)), 1e-12)
     criteria = []
     for choice, candidate, errors in fitted:
         # What one choice loses counts as errors at the bound.
-        lost = max(len(e) for *_, e in fitted) - len(errors)
+        lost = len(most) - len(errors)
         cost = float(np.minimum(errors**2, 9 * variance).sum()) + lost * 9 * variance
         parameters = len(candidate.cameras) * (4 if choice.principal_point else 2)
         criteria.append(cost / variance + _EVIDENCE * parameters * math.log(2 * len(errors)))
@@ -138,7 +143,7 @@ def _is_plausible(model: Any) -> bool:
 
 def _with_cameras(model: Any, frames: Sequence[Frame], shared: bool) -> Any:
     """A copy of a model with other groups of intrinsics, starting from the groups' medians."""
-    import pycolmap
+    pycolmap = import_pycolmap()
 
     groups = group_cameras(frames, shared)
     image_ids = sorted(model.reg_image_ids())
