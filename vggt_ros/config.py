@@ -131,6 +131,21 @@ class SfmConfig:
 
 
 @dataclass(frozen=True)
+class RigConfig:
+    """`rig.*`: the bootstrapper that takes the poses from the rig."""
+
+    refine: bool = parameter(
+        False, "fit the given poses to the images, each within the two sigmas below"
+    )
+    rotation_sigma_deg: float = parameter(
+        1.0, "how well the given rotations are known", unit="deg", low=1e-3, high=45.0
+    )
+    centre_sigma_m: float = parameter(
+        0.005, "how well the given places are known", unit="m", low=1e-6, high=10.0
+    )
+
+
+@dataclass(frozen=True)
 class ScaleConfig:
     """`scale.*`: where metres come from."""
 
@@ -168,7 +183,7 @@ class PlaneSweepConfig:
         0.0, "farthest plane; 0: from the bootstrap points", unit="map units", low=0.0
     )
     min_confidence: float = parameter(
-        0.5, "pixels of lower confidence become holes", low=0.0, high=1.0, runtime=True
+        0.4, "pixels of lower confidence become holes", low=0.0, high=1.0, runtime=True
     )
 
 
@@ -248,6 +263,7 @@ class Config:
     frame: FrameConfig = field(default_factory=FrameConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     sfm: SfmConfig = field(default_factory=SfmConfig)
+    rig: RigConfig = field(default_factory=RigConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     plane_sweep: PlaneSweepConfig = field(default_factory=PlaneSweepConfig)
     align: AlignConfig = field(default_factory=AlignConfig)

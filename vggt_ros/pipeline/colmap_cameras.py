@@ -13,6 +13,9 @@ from vggt_ros.geometry import CameraModel
 from vggt_ros.pipeline.pycolmap_import import import_pycolmap
 from vggt_ros.types import Frame
 
+COLMAP_PIXEL_OFFSET = 0.5
+"""Where COLMAP puts the centre of the top-left pixel, along both axes [px]."""
+
 PRIOR_FOCAL = 1.2
 """First guess of an unknown focal length over the longer side (COLMAP's default: 45 degrees)."""
 
@@ -27,7 +30,10 @@ def camera_to_colmap(frame: Frame, camera_id: int) -> Any:
         params = [PRIOR_FOCAL * max(width, height), width / 2, height / 2, 0.0]
     else:
         m = frame.model
-        model, params = "PINHOLE", [m.fx, m.fy, m.cx + 0.5, m.cy + 0.5]
+        model, params = (
+            "PINHOLE",
+            [m.fx, m.fy, m.cx + COLMAP_PIXEL_OFFSET, m.cy + COLMAP_PIXEL_OFFSET],
+        )
     camera = pycolmap.Camera(
         model=model, width=width, height=height, params=params, camera_id=camera_id
     )
@@ -39,10 +45,19 @@ def camera_from_colmap(camera: Any) -> CameraModel:
     """Intrinsics of a COLMAP camera, PINHOLE or SIMPLE_RADIAL (then plumb_bob with k1)."""
     if camera.model.name == "PINHOLE":
         fx, fy, cx, cy = camera.params
-        return CameraModel(camera.width, camera.height, fx, fy, cx - 0.5, cy - 0.5)
+        return CameraModel(
+            camera.width, camera.height, fx, fy, cx - COLMAP_PIXEL_OFFSET, cy - COLMAP_PIXEL_OFFSET
+        )
     f, cx, cy, k1 = camera.params
     return CameraModel(
-        camera.width, camera.height, f, f, cx - 0.5, cy - 0.5, "plumb_bob", (k1, 0.0, 0.0, 0.0)
+        camera.width,
+        camera.height,
+        f,
+        f,
+        cx - COLMAP_PIXEL_OFFSET,
+        cy - COLMAP_PIXEL_OFFSET,
+        "plumb_bob",
+        (k1, 0.0, 0.0, 0.0),
     )
 
 

@@ -6,9 +6,11 @@ for itself at C level: a node that is asked to end would print a stack trace and
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import signal
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 _TAKEN = (
@@ -40,3 +42,16 @@ def import_pycolmap() -> ModuleType:
         for number, action in saved.items():
             libc.sigaction(int(number), action, None)
     return pycolmap
+
+
+@contextlib.contextmanager
+def quiet_and_seeded(seed: int) -> Iterator[None]:
+    """Keep COLMAP's progress lines off stderr, and give its random numbers a seed."""
+    pycolmap = import_pycolmap()
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = 3  # a start that fails is no error
+    pycolmap.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level

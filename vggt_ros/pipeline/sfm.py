@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from vggt_ros.config import SfmConfig
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.pipeline.colmap_cameras import camera_from_colmap
-from vggt_ros.pipeline.pycolmap_import import import_pycolmap
+from vggt_ros.pipeline.pycolmap_import import quiet_and_seeded
 from vggt_ros.pipeline.sfm_covariance import Observations, pose_covariance
 from vggt_ros.pipeline.sfm_mapping import LEAST_AGREEMENT, ColmapWorkspace
 from vggt_ros.pipeline.sfm_refine import adjust, choose_intrinsics
@@ -91,10 +90,7 @@ def _reconstruct(
     frames: Sequence[Frame], folder: Path, config: SfmConfig
 ) -> tuple[Any, dict[str, float]]:
     """The best reconstruction (None if there is none) and its statistics."""
-    pycolmap = import_pycolmap()
-
-    with _quiet(pycolmap):
-        pycolmap.set_random_seed(config.seed)
+    with quiet_and_seeded(config.seed):
         workspace = ColmapWorkspace(frames, folder, config)
         workspace.match()
         found = workspace.map(lambda model: adjust(model, frames, principal_point=False))
@@ -185,14 +181,3 @@ def _colours(model: Any, observations: Observations, frames: Sequence[Frame]) ->
         np.add.at(sums, rows, rgb[y, x].astype(np.float64))
         np.add.at(counts, rows, 1)
     return np.rint(sums / np.maximum(counts, 1)[:, None]).astype(np.uint8)
-
-
-@contextlib.contextmanager
-def _quiet(pycolmap: Any) -> Iterator[None]:
-    """Keep COLMAP's progress lines off stderr."""
-    level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = 3  # a start that fails is no error
-    try:
-        yield
-    finally:
-        pycolmap.logging.minloglevel = level
