@@ -92,10 +92,11 @@ class IngestConfig:
         0, "smallest number of cameras of a set; 0: all of them", low=0, high=16
     )
     reliability: str = parameter(
-        "best_effort",
+        "auto",
         "of image subscriptions: best_effort matches every driver but loses large images on a "
-        "busy machine; reliable gets all from publishers that offer it",
-        choices=("best_effort", "reliable"),
+        "busy machine; reliable gets all from publishers that offer it; auto: reliable until a "
+        "driver turns out to be best effort",
+        choices=("auto", "best_effort", "reliable"),
     )
     require_calibration: bool = parameter(
         False, "wait for CameraInfo of every camera instead of estimating intrinsics"

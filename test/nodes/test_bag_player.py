@@ -30,7 +30,7 @@ def listen_all(observer):
     }
 
 
-@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("storage", ["mcap", pytest.param("sqlite3", marks=pytest.mark.slow)])
 def test_every_message_arrives_as_it_was_recorded(start, observer, make_bag, tmp_path, storage):
     bag = make_bag(tmp_path / "bag", sets=20, storage=storage)
     received = listen_all(observer)
@@ -100,6 +100,7 @@ def test_pause_holds_and_goes_on(start, observer, make_bag, tmp_path, until):
     assert len(received["/left/image_raw"]) == 5
 
 
+@pytest.mark.slow
 def test_loop_starts_again_until_interrupted(start, observer, make_bag, tmp_path, until):
     bag = make_bag(tmp_path / "bag", sets=3)
     received = listen_all(observer)
@@ -127,7 +128,10 @@ def cut_sqlite(folder):
     file.write_bytes(data[: int(len(data) * 0.6)])
 
 
-@pytest.mark.parametrize(("storage", "cut"), [("mcap", cut_mcap), ("sqlite3", cut_sqlite)])
+@pytest.mark.parametrize(
+    ("storage", "cut"),
+    [("mcap", cut_mcap), pytest.param("sqlite3", cut_sqlite, marks=pytest.mark.slow)],
+)
 def test_a_cut_bag_is_played_as_far_as_it_goes(start, observer, make_bag, tmp_path, storage, cut):
     bag = make_bag(tmp_path / "bag", sets=20, storage=storage)
     cut(bag)

@@ -9,14 +9,16 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_srvs.srv import SetBool, Trigger
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.msg import MapStatus
-from vggt_ros.nodes.conversions import cloud_from_message
+from vggt_ros.nodes.conversions import cloud_from_message, image_message
 from vggt_ros.srv import ExportMap
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -141,7 +143,9 @@ def test_lifecycle_services_and_states(start, observer, stub, make_bag, until, t
     assert not answer.success
     assert "no map yet" in answer.message
     assert change(observer, Transition.TRANSITION_ACTIVATE)
-    until(lambda: status[-1].state == MapStatus.STATE_BOOTSTRAPPING, what="bootstrapping")
+    until(
+        lambda: status and status[-1].state == MapStatus.STATE_BOOTSTRAPPING, what="bootstrapping"
+    )
 
     # a camera that never sends is an error in the diagnostics and holds the map up
     until(
@@ -154,18 +158,18 @@ def test_lifecycle_services_and_states(start, observer, stub, make_bag, until, t
     bag = make_bag(tmp_path / "bag", sets=10)
     player = start(PLAYER, {"bag": bag, "rate": 2.0})
     assert player.wait(40.0) == 0, player.output
-    until(lambda: status[-1].state == MapStatus.STATE_MAPPING, what="mapping")
+    until(lambda: status and status[-1].state == MapStatus.STATE_MAPPING, what="mapping")
     maps = observer.listen(PointCloud2, "/mapper/map", LATCHED)
     until(lambda: maps and maps[-1].width == 1000, what="map of all sets")
 
     assert ask(observer, "pause", SetBool, data=True).success
-    until(lambda: status[-1].state == MapStatus.STATE_PAUSED, what="paused")
+    until(lambda: status and status[-1].state == MapStatus.STATE_PAUSED, what="paused")
     assert ask(observer, "pause", SetBool, data=False).success
-    until(lambda: status[-1].state == MapStatus.STATE_MAPPING, what="mapping again")
+    until(lambda: status and status[-1].state == MapStatus.STATE_MAPPING, what="mapping again")
 
     # deactivate keeps the map, activate publishes it again
     assert change(observer, Transition.TRANSITION_DEACTIVATE)
-    until(lambda: status[-1].state == MapStatus.STATE_INACTIVE, what="inactive")
+    until(lambda: status and status[-1].state == MapStatus.STATE_INACTIVE, what="inactive")
     assert ask(
         observer, "export_map", ExportMap, path=str(tmp_path / "kept.pcd"), format="pcd"
     ).success
@@ -177,7 +181,10 @@ def test_lifecycle_services_and_states(start, observer, stub, make_bag, until, t
     # reset publishes an empty map and starts again
     assert ask(observer, "reset").success
     until(lambda: maps[-1].width == 0, what="empty map")
-    until(lambda: status[-1].state == MapStatus.STATE_BOOTSTRAPPING, what="bootstrapping again")
+    until(
+        lambda: status and status[-1].state == MapStatus.STATE_BOOTSTRAPPING,
+        what="bootstrapping again",
+    )
     assert not status[-1].cameras[0].registered
 
     # cleaned up, nothing stays latched; a second round works
@@ -221,12 +228,14 @@ def test_bootstrap_failure_is_shown_and_counted(start, observer, stub, make_bag,
     assert "1 of 2 cameras registered" in status[-1].detail
     assert any(d.reason == "bootstrap failed" and d.count for d in status[-1].dropped)
     until(
-        lambda: diagnostics[-1].status[0].level == DiagnosticStatus.ERROR, what="diagnostics error"
+        lambda: diagnostics and diagnostics[-1].status[0].level == DiagnosticStatus.ERROR,
+        what="diagnostics error",
     )
     assert "1 of 2 cameras registered" in diagnostics[-1].status[0].message
     assert player.wait(30.0) == 0
 
 
+@pytest.mark.slow
 def test_cameras_without_tf_hang_under_map(start, observer, stub, make_bag, until, tmp_path):
     parameters = {**CAMERAS, "calibration_wait_s": 0.5}
     start(stub, parameters).wait_for("activate: done")
@@ -249,12 +258,22 @@ def test_looped_bag_with_sim_time_resets(start, observer, stub, make_bag, until,
     bag = make_bag(tmp_path / "bag", sets=15)
     player = start(PLAYER, {"bag": bag, "loop": "true", "clock": "true"})
     mapper.wait_for("jumped back: scene and map are reset", 30.0)
-    until(lambda: status[-1].state == MapStatus.STATE_MAPPING, what="mapping after the jump")
+    until(
+        lambda: status and status[-1].state == MapStatus.STATE_MAPPING,
+        what="mapping after the jump",
+    )
     player.interrupt()
     assert player.wait() == 0, player.output
 
 
-@pytest.mark.parametrize(("first", "second"), [("INT", 0.0), ("INT", 0.3), ("TERM", 0.05)])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("INT", 0.0),
+        pytest.param("INT", 0.3, marks=pytest.mark.slow),
+        pytest.param("TERM", 0.05, marks=pytest.mark.slow),
+    ],
+)
 def test_two_signals_end_with_zero(start, stub, first, second):
     mapper = start(stub, CAMERAS, env={"VGGT_ROS_STUB": "slow"})
     mapper.wait_for("activate: done")
@@ -302,3 +321,74 @@ def test_signals_while_configuring_end_with_zero(start, stub):
         mapper.interrupt()
     assert mapper.wait(4.0) == 0, mapper.output  # earlier than the five seconds of preparing
     assert "Traceback" not in mapper.output
+
+
+def test_parameters_at_run_time(start, observer, stub):
+    mapper = start(stub, CAMERAS)
+    mapper.wait_for("activate: done")
+
+    def set_parameter(name, value):
+        request = SetParameters.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg()]
+        )
+        return observer.call(SetParameters, "/mapper/set_parameters", request).results[0]
+
+    assert set_parameter("publish.map_rate_hz", 5.0).successful
+    assert set_parameter("map.min_hits", 1).successful
+    for name, value, reason in (
+        ("map.voxel_m", 0.05, "cannot change while the node is configured"),
+        ("publish.map_rate_hz", 1000.0, ""),
+        ("cameras", ["left"], ""),
+    ):
+        answer = set_parameter(name, value)
+        assert not answer.successful
+        assert reason in answer.reason
+    assert change(observer, Transition.TRANSITION_DEACTIVATE)
+    assert change(observer, Transition.TRANSITION_CLEANUP)
+    assert set_parameter("map.voxel_m", 0.05).successful
+    request = DescribeParameters.Request(names=["map.voxel_m", "publish.points"])
+    voxel, points = observer.call(
+        DescribeParameters, "/mapper/describe_parameters", request
+    ).descriptors
+    assert voxel.description == "surfels of one cell of this size are merged [m]"
+    assert voxel.floating_point_range[0].to_value == 10.0
+    assert "unconfigured" in voxel.additional_constraints
+    assert points.additional_constraints == ""
+    assert change(observer, Transition.TRANSITION_CONFIGURE)
+    mapper.wait_for("'voxel_m': 0.05")
+    assert "internal error" not in mapper.output
+
+
+@pytest.mark.parametrize("reliability", ["RELIABLE", "BEST_EFFORT"])
+def test_drivers_of_either_reliability_are_heard(start, observer, stub, until, reliability):
+    mapper = start(stub, {"cameras": "[left]", "autostart": "true"})
+    mapper.wait_for("activate: done")
+    profile = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability])
+    publisher = observer.node.create_publisher(Image, "/left/image_raw", profile)
+    status = observer.listen(MapStatus, "/mapper/status")
+    message = image_message(np.zeros((48, 64, 3), np.uint8), "rgb8", 10**9, "left_optical")
+
+    def heard():
+        publisher.publish(message)
+        time.sleep(0.1)
+        return status and status[-1].cameras[0].received > 2
+
+    until(heard, what="images in the status")
+    adapted = "/left/image_raw is best effort: subscribed as best effort" in mapper.output
+    assert adapted == (reliability == "BEST_EFFORT")
+    mapper.interrupt()
+    assert mapper.wait() == 0, mapper.output
+
+
+def test_an_override_of_the_reliability_is_obeyed(start, observer, stub, until):
+    diagnostics = observer.listen(DiagnosticArray, "/diagnostics")
+    override = "qos_overrides./left/image_raw.subscription.reliability"
+    mapper = start(stub, {"cameras": "[left]", "autostart": "true", override: "reliable"})
+    mapper.wait_for("activate: done")
+    profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    observer.node.create_publisher(Image, "/left/image_raw", profile)
+    mapper.wait_for("a publisher of /left/image_raw offers an incompatible QoS (RELIABILITY")
+    until(
+        lambda: diagnostics and "incompatible QoS" in diagnostics[-1].status[1].message,
+        what="incompatible QoS in the diagnostics",
+    )

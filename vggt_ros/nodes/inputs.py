@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import qos_policy_name_from_kind
+from rclpy.qos import QoSPolicyKind, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.config import CameraConfig, Config
 from vggt_ros.errors import SourceError
-from vggt_ros.nodes import conversions, qos
+from vggt_ros.nodes import conversions, parameters, qos
 from vggt_ros.nodes.calibration import Calibration
 from vggt_ros.nodes.status import CameraMonitor
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.sources.messages import compressed_image_from_message
+
+DEPTH = 5
+"""Messages that wait for a callback, as in the sensor-data profile of ROS."""
 
 
 def image_topic(node: Node, camera: CameraConfig) -> str:
@@ -28,6 +35,105 @@ def image_topic(node: Node, camera: CameraConfig) -> str:
     if camera.transport == "compressed" and not base.endswith("/compressed"):
         return f"{base}/compressed"
     return base
+
+
+class AdaptiveSubscription:
+    """Reliable where the publishers are, best effort as soon as one of them is.
+
+    A best-effort subscription matches every publisher, but loses large messages: of 20 raw
+    images of 0.9 MB sent reliably at 2.5 Hz to a busy machine it got 1 to 8, a reliable one all
+    of them. A reliable subscription gets nothing from a best-effort publisher, as many camera
+    drivers are; the middleware then reports an incompatible QoS, and this one subscribes anew.
+
+    `qos_overrides.<topic>.subscription.*` are obeyed; with an override of the reliability
+    nothing is adapted.
+
+    Args:
+        node: subscribes.
+        kind: type of the message.
+        topic: resolved name.
+        callback: gets the messages.
+        reliability: "auto" as above; "reliable" or "best_effort": nothing is adapted.
+        group: callback group.
+        report: called with what is wrong, for people to read.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: Any,
+        topic: str,
+        callback: Callable[[Any], None],
+        reliability: str,
+        group: Any,
+        report: Callable[[str], None],
+    ) -> None:
+        self._node = node
+        self._kind = kind
+        self._topic = topic
+        self._callback = callback
+        self._group = group
+        self._report = report
+        self._timer: Any = None
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        name = f"qos_overrides.{topic}.subscription.reliability"
+        overridden = name in parameters.given_overrides(node)
+        self._adapts = reliability == "auto" and not overridden
+        self._profile = qos.reliable(DEPTH)  # rclpy writes the overrides into it
+        if reliability == "best_effort":
+            self._profile.reliability = ReliabilityPolicy.BEST_EFFORT
+        self._subscription: Any = self._subscribe(qos.overridable())
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for destroy, entity in (
+            (self._node.destroy_timer, self._timer),
+            (self._node.destroy_subscription, self._subscription),
+        ):
+            if entity is not None:
+                destroy(entity)
+        self._timer = self._subscription = None
+
+    def _subscribe(self, overriding: QoSOverridingOptions | None) -> Any:
+        return self._node.create_subscription(
+            self._kind,
+            self._topic,
+            self._callback,
+            self._profile,
+            callback_group=self._group,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._incompatible),
+            qos_overriding_options=overriding,
+        )
+
+    def _incompatible(self, event: Any) -> None:
+        """A publisher offers less than is asked for."""
+        is_reliability = QoSPolicyKind(event.last_policy_kind) == QoSPolicyKind.RELIABILITY
+        if is_reliability and self._adapts:
+            if self._timer is None and self._profile.reliability == ReliabilityPolicy.RELIABLE:
+                # Not here: this is a callback of the subscription that is to go.
+                self._timer = self._node.create_timer(
+                    0.0, self._adapt, callback_group=self._group, clock=self._steady
+                )
+            return
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        text = (
+            f"a publisher of {self._topic} offers an incompatible QoS ({policy}): set "
+            f"ingest.reliability or qos_overrides.{self._topic}.subscription.*"
+        )
+        self._node.get_logger().warning(text)
+        self._report(text)
+
+    def _adapt(self) -> None:
+        if self._timer is None:
+            return
+        self._node.destroy_timer(self._timer)
+        self._timer = None
+        self._node.get_logger().info(
+            f"a publisher of {self._topic} is best effort: subscribed as best effort"
+        )
+        self._profile.reliability = ReliabilityPolicy.BEST_EFFORT
+        self._node.destroy_subscription(self._subscription)
+        self._subscription = self._subscribe(None)
 
 
 class CameraInputs:
@@ -53,38 +159,34 @@ class CameraInputs:
     def close(self) -> None:
         """Unsubscribe."""
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.close()
         self._subscriptions = []
 
     def _subscribe(self, name: str, camera: CameraConfig, reliability: str, group: Any) -> None:
         kind = CompressedImage if camera.transport == "compressed" else Image
         monitor = self._monitors[name]
 
-        def incompatible(event: Any) -> None:
-            policy = qos_policy_name_from_kind(event.last_policy_kind)
-            monitor.fault = (
-                f"a publisher of {monitor.topic} offers an incompatible QoS ({policy}): "
-                f"set ingest.reliability or qos_overrides.{monitor.topic}.subscription.*"
-            )
-            self._node.get_logger().warning(monitor.fault)
+        def report(text: str) -> None:
+            monitor.fault = text
 
         self._subscriptions += [
-            self._node.create_subscription(
+            AdaptiveSubscription(
+                self._node,
                 kind,
                 monitor.topic,
-                lambda message: self._image(name, message),
-                qos.images(reliability),
-                callback_group=group,
-                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
-                qos_overriding_options=qos.overridable(),
+                functools.partial(self._image, name),
+                reliability,
+                group,
+                report,
             ),
-            self._node.create_subscription(
+            AdaptiveSubscription(
+                self._node,
                 CameraInfo,
-                camera.info_topic,
-                lambda message: self._calibration.take_info(name, message),
-                qos.images(),
-                callback_group=group,
-                qos_overriding_options=qos.overridable(),
+                str(self._node.resolve_topic_name(camera.info_topic)),
+                functools.partial(self._calibration.take_info, name),
+                reliability,
+                group,
+                report,
             ),
         ]
         monitor.restart()

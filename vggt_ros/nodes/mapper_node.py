@@ -19,22 +19,22 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from std_srvs.srv import SetBool, Trigger
 
 from vggt_ros.config import CameraConfig, Config
 from vggt_ros.errors import ConfigError, VggtRosError, nearest
 from vggt_ros.msg import MapStatus
-from vggt_ros.nodes import exporting, parameters, qos
+from vggt_ros.nodes import parameters, qos
 from vggt_ros.nodes.calibration import Calibration, with_rig_topics
 from vggt_ros.nodes.inputs import CameraInputs, image_topic
+from vggt_ros.nodes.mapper_services import MapperServices
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
 from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
 from vggt_ros.nodes.transforms import Frames, listen
 from vggt_ros.nodes.worker import Health, MappingWorker
+from vggt_ros.parameters.tree import flatten
 from vggt_ros.pipeline.ingest import Ingest
 from vggt_ros.rig import Rig, load_rig
-from vggt_ros.srv import ExportMap
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -94,13 +94,14 @@ class Mapper(LifecycleNode):
         self._monitors = self._make_monitors()
         self._state = MapStatus.STATE_UNCONFIGURED
         self._inputs_group = MutuallyExclusiveCallbackGroup()
-        self._services_group = MutuallyExclusiveCallbackGroup()
         self._timers_group = MutuallyExclusiveCallbackGroup()
         # Not the node's clock: with a /clock that stands still nothing would be reported.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._create_reports()
-        self._create_services()
+        self._answers = MapperServices(
+            self, lambda: self._worker, lambda: self._inputs is not None
+        )
         if self._config.autostart:
             self._start_timer = self.create_timer(0.0, self._autostart, clock=self._steady)
 
@@ -296,8 +297,8 @@ class Mapper(LifecycleNode):
     def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
         configured = self._state != MapStatus.STATE_UNCONFIGURED
         result = parameters.check_changes(self._config, changes, configured)
-        if result.successful:
-            values = {change.name: change.value for change in changes}
+        values = {c.name: c.value for c in changes if c.name in flatten(self._config)}
+        if result.successful and values:
             self._config = parameters.replace_leaves(self._config, values)
             if configured:
                 self._apply(parameters.replace_leaves(self._resolved, values))
@@ -379,61 +380,3 @@ class Mapper(LifecycleNode):
             self.get_logger().warning("the clock jumped back: scene and map are reset")
             self._frames.forget_moving()
             self._worker.reset()
-
-    # --- services ------------------------------------------------------------------------------
-
-    def _create_services(self) -> None:
-        for kind, name, callback in (
-            (ExportMap, "~/export_map", self._on_export_map),
-            (Trigger, "~/bootstrap", self._on_bootstrap),
-            (Trigger, "~/reset", self._on_reset),
-            (SetBool, "~/pause", self._on_pause),
-        ):
-            self.create_service(kind, name, callback, callback_group=self._services_group)
-
-    def _refuse(self, response: Any, active: bool) -> bool:
-        """Whether the state forbids a service; then the response says so."""
-        if self._worker is None:
-            response.message = (
-                f"{self.get_name()} is unconfigured: configure and activate it first"
-            )
-        elif active and self._inputs is None:
-            response.message = f"{self.get_name()} is inactive: activate it first"
-        else:
-            return False
-        response.success = False
-        return True
-
-    def _on_export_map(
-        self, request: ExportMap.Request, response: ExportMap.Response
-    ) -> ExportMap.Response:
-        worker = self._worker
-        if not self._refuse(response, active=False) and worker is not None:
-            exporting.answer(request, response, worker)
-        return response
-
-    def _on_bootstrap(
-        self, request: Trigger.Request, response: Trigger.Response
-    ) -> Trigger.Response:
-        return self._start_again(response, "the next sets are bootstrapped", active=True)
-
-    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._start_again(response, "scene and map are forgotten", active=False)
-
-    def _start_again(
-        self, response: Trigger.Response, text: str, active: bool
-    ) -> Trigger.Response:
-        worker = self._worker
-        if not self._refuse(response, active) and worker is not None:
-            worker.reset()
-            response.success = True
-            response.message = f"accepted: {text}; see ~/status"
-        return response
-
-    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        worker = self._worker
-        if not self._refuse(response, active=True) and worker is not None:
-            worker.pause(request.data)
-            response.success = True
-            response.message = "paused" if request.data else "mapping goes on"
-        return response

@@ -73,7 +73,7 @@ def read_override(node: Node, name: str, default: T) -> T:
     Raises:
         ConfigError: another type was given.
     """
-    given = _overrides(node).get(name)
+    given = given_overrides(node).get(name)
     if given is None or given.value is None:
         return default
     kind = "list[str]" if isinstance(default, list) else type(default).__name__
@@ -103,7 +103,7 @@ def declare(
             bounds; all of them in one message.
     """
     known = flatten(typing.cast(Any, config))
-    overrides = _overrides(node)
+    overrides = given_overrides(node)
     problems, warnings = _unknown_names(overrides, known, _wildcard_names(args or sys.argv))
     for name, given in overrides.items():
         if name in known:
@@ -186,7 +186,7 @@ def check_changes(
     return SetParametersResult(successful=not problems, reason="; ".join(problems))
 
 
-def _overrides(node: Node) -> dict[str, Parameter]:
+def given_overrides(node: Node) -> dict[str, Parameter]:
     """What parameter files and `-p` gave; rclpy has no public way to list them."""
     return node._parameter_overrides
 

@@ -1,0 +1,89 @@
+"""The services of the mapper; in the wrong lifecycle state they say so instead of being absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+from std_srvs.srv import SetBool, Trigger
+
+from vggt_ros.nodes import exporting
+from vggt_ros.nodes.worker import MappingWorker
+from vggt_ros.srv import ExportMap
+
+
+class MapperServices:
+    """`~/export_map`, `~/bootstrap`, `~/reset` and `~/pause`.
+
+    They run beside images and timers, in a callback group of their own.
+
+    Args:
+        node: the mapper.
+        worker: gives the worker, None while unconfigured.
+        is_active: whether the mapper is subscribed.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        worker: Callable[[], MappingWorker | None],
+        is_active: Callable[[], bool],
+    ) -> None:
+        self._name = node.get_name()
+        self._get_worker = worker
+        self._is_active = is_active
+        group = MutuallyExclusiveCallbackGroup()
+        for kind, name, callback in (
+            (ExportMap, "~/export_map", self._on_export_map),
+            (Trigger, "~/bootstrap", self._on_bootstrap),
+            (Trigger, "~/reset", self._on_reset),
+            (SetBool, "~/pause", self._on_pause),
+        ):
+            node.create_service(kind, name, callback, callback_group=group)
+
+    def _refuse(self, response: Any, active: bool) -> bool:
+        """Whether the state forbids a service; then the response says so."""
+        if self._get_worker() is None:
+            response.message = f"{self._name} is unconfigured: configure and activate it first"
+        elif active and not self._is_active():
+            response.message = f"{self._name} is inactive: activate it first"
+        else:
+            return False
+        response.success = False
+        return True
+
+    def _on_export_map(
+        self, request: ExportMap.Request, response: ExportMap.Response
+    ) -> ExportMap.Response:
+        worker = self._get_worker()
+        if not self._refuse(response, active=False) and worker is not None:
+            exporting.answer(request, response, worker)
+        return response
+
+    def _on_bootstrap(
+        self, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        return self._start_again(response, "the next sets are bootstrapped", active=True)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._start_again(response, "scene and map are forgotten", active=False)
+
+    def _start_again(
+        self, response: Trigger.Response, text: str, active: bool
+    ) -> Trigger.Response:
+        worker = self._get_worker()
+        if not self._refuse(response, active) and worker is not None:
+            worker.reset()
+            response.success = True
+            response.message = f"accepted: {text}; see ~/status"
+        return response
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        worker = self._get_worker()
+        if not self._refuse(response, active=True) and worker is not None:
+            worker.pause(request.data)
+            response.success = True
+            response.message = "paused" if request.data else "mapping goes on"
+        return response
