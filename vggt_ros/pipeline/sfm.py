@@ -44,7 +44,7 @@ class SfmBootstrapper:
             Poses [scene units], sparse points with colours. `statistics`: views,
             registered, points, reprojection_error_px (mean), track_length (mean), agreement (part
             of the verified matches that agree with the poses), seconds,
-            and how long features, matching, mapping and refinement took.
+            and how long features, matching and mapping took.
 
         Raises:
             AlignmentError: too few registered views or points; counts and names both.
@@ -90,18 +90,22 @@ def _reconstruct(
     frames: Sequence[Frame], folder: Path, config: SfmConfig
 ) -> tuple[Any, dict[str, float]]:
     """The best reconstruction (None if there is none) and its statistics."""
-    with quiet_and_seeded(config.seed):
+    pycolmap = import_pycolmap()
+
+    def refine(model: Any) -> Any:
+        adjust(model, frames, intrinsics=False)
+        return choose_intrinsics(model, frames, config.intrinsics)[0]
+
+    with _quiet(pycolmap):
+        pycolmap.set_random_seed(config.seed)
         workspace = ColmapWorkspace(frames, folder, config)
         workspace.match()
-        found = workspace.map(lambda model: adjust(model, frames, principal_point=False))
-        start = time.monotonic()
-        model, statistics = None, workspace.seconds
-        if found is not None:
-            model, _ = choose_intrinsics(found.model, frames, config.intrinsics)
-            agreeing, count = workspace.agreement(model)
-            statistics["agreement"] = agreeing / max(count, 1)
-        statistics["refinement_s"] = time.monotonic() - start
-    return model, statistics
+        found = workspace.map(refine)
+    statistics = workspace.seconds
+    if found is None:
+        return None, statistics
+    statistics["agreement"] = found.agreement
+    return found.model, statistics
 
 
 def _scene(

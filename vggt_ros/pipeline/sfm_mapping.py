@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -18,12 +19,7 @@ import numpy as np
 
 from vggt_ros.config import SfmConfig
 from vggt_ros.errors import AlignmentError
-from vggt_ros.pipeline.colmap_cameras import (
-    COLMAP_PIXEL_OFFSET,
-    PRIOR_FOCAL,
-    camera_to_colmap,
-    group_cameras,
-)
+from vggt_ros.pipeline.colmap_cameras import PRIOR_FOCAL, camera_to_colmap, group_cameras
 from vggt_ros.pipeline.pycolmap_import import import_pycolmap
 from vggt_ros.types import Float64, Frame
 
@@ -39,12 +35,11 @@ in agreement, wrong ones 0.43-0.51."""
 LEAST_AGREEMENT = 0.25
 """Reconstructions that fewer verified matches agree with are nonsense."""
 
+_SMALL_CHANGE = 0.12
+"""Of a focal length when it is refined: the guess was right."""
+
 _ENOUGH_AGREEMENT = 0.8
 """A start that explains this part of the verified matches needs no other."""
-
-_ENOUGH_MATCHES = 30_000
-"""Verified matches above which one complete start is enough; with few of them two of five starts
-end in a wrong local minimum, but each costs only 0.1 s."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,7 @@ class FoundModel:
     views: int
     agreeing: float
     count: int
+    observations: int
 
     @property
     def agreement(self) -> float:
@@ -74,9 +70,25 @@ class FoundModel:
         return self.agreeing / max(self.count, 1)
 
     @property
-    def rank(self) -> tuple[float, int]:
-        """More views have more matches; a view that is registered wrongly adds none."""
-        return self.agreeing, self.views
+    def rank(self) -> float:
+        """Large where many matches agree and many of them became points.
+
+        More views have more of both; a view that is registered wrongly adds none. Epipolar
+        lines alone do not see that all centres but two have fallen into one.
+        """
+        return self.agreeing * self.observations
+
+    @property
+    def focals(self) -> list[float]:
+        """Focal lengths over the longer side."""
+        return _relative_focals(self.model)
+
+    def __str__(self) -> str:
+        return (
+            f"focal {np.median(self.focals):.3f}, "
+            f"{self.views} views, {self.agreeing:.0f} of {self.count} matches, "
+            f"{self.observations} observations"
+        )
 
 
 class ColmapWorkspace:
@@ -126,40 +138,69 @@ class ColmapWorkspace:
                 device=pycolmap.Device.cpu,
             )
 
-    def map(self, polish: Callable[[Any], None]) -> FoundModel | None:
-        """Incremental mapping from several starts.
+    def map(self, refine: Callable[[Any], Any]) -> FoundModel | None:
+        """Incremental mapping from several starts, with fixed guesses of unknown intrinsics.
+
+        Unknown focal lengths are tried on a grid, because a few views do not pull a wrong one
+        to its place; a result counts as found where refining hardly changes the guess.
 
         Args:
-            polish: refines a model in place.
+            refine: polishes a model and returns it, or a copy with refined intrinsics.
 
         Returns:
-            The model that most verified matches agree with; None if no start gave any.
+            The refined model with the highest rank; None if no start gave any.
         """
+        unknown = any(frame.model is None for frame in self.frames)
         with _timed(self.seconds, "mapping_s"):
-            best = self._map_starts(polish, None)
-            unknown = any(frame.model is None for frame in self.frames)
-            if self._config.intrinsics == "auto" and unknown and not self._is_complete(best):
-                self._regroup(shared=False)
-                best = self._map_starts(polish, best)
+            guesses = self._focals_from_matches() if unknown else {}
+            best: FoundModel | None = None
+            for start in _starts(self._config, unknown):
+                best, settled = self._try(start, guesses, refine, best)
+                if settled:
+                    return best
+            if unknown and best is not None:
+                focal = float(np.median(best.focals))
+                for start in _starts(self._config, False)[:2]:
+                    again = dataclasses.replace(start, focal=focal)
+                    best, settled = self._try(again, guesses, refine, best)
         return best
 
-    def verified_matches(self) -> tuple[list[Float64], dict[tuple[int, int], Any]]:
-        """Keypoints per frame, pixels (n, 2), and per pair of frames rows (m, 2) into them."""
-        pycolmap = import_pycolmap()
+    def _try(
+        self,
+        start: _Start,
+        guesses: dict[int, float],
+        refine: Callable[[Any], Any],
+        best: FoundModel | None,
+    ) -> tuple[FoundModel | None, bool]:
+        """The best model so far, and whether there is no need to look further."""
+        unknown = any(frame.model is None for frame in self.frames)
+        if unknown:
+            self._set_focals(start.focal, guesses)
+        settled = False
+        for _, model in sorted(self._map_once(start).items()):
+            before = _relative_focals(model)
+            found = self.judge(refine(model))
+            _LOG.debug("sfm: %s: focal %s: %s", start, np.median(before), found)
+            if best is None or found.rank > best.rank:
+                best = found
+                change = np.median(found.focals) / np.median(before)
+                settled = self.is_convincing(found) and abs(change - 1) < _SMALL_CHANGE
+        return best, settled
 
-        count = len(self.frames)
-        matches = {}
-        with pycolmap.Database.open(self._database) as database:
-            keypoints = [
-                np.asarray(database.read_keypoints(k + 1))[:, :2].astype(np.float64)
-                - COLMAP_PIXEL_OFFSET
-                for k in range(count)
-            ]
-            for i, j in itertools.combinations(range(count), 2):
-                rows = np.asarray(database.read_two_view_geometry(i + 1, j + 1).inlier_matches)
-                if len(rows):
-                    matches[i, j] = rows.reshape(-1, 2).astype(np.int64)
-        return keypoints, matches
+    def is_convincing(self, found: FoundModel) -> bool:
+        """Good enough not to look for a better one."""
+        return (
+            found.views == len(self.frames)
+            and found.agreement > _ENOUGH_AGREEMENT
+            and 2 * found.observations > found.count
+        )
+
+    def judge(self, model: Any) -> FoundModel:
+        """What the matches say of a model."""
+        agreeing, count = self.agreement(model)
+        return FoundModel(
+            model, model.num_reg_images(), agreeing, count, model.compute_num_observations()
+        )
 
     def agreement(self, model: Any) -> tuple[float, int]:
         """How many verified matches between registered views agree with a model.
@@ -196,33 +237,40 @@ class ColmapWorkspace:
                 count += len(matches)
         return total, count
 
-    def _is_complete(self, found: FoundModel | None) -> bool:
-        return found is not None and found.views == len(self.frames)
+    def _focals_from_matches(self) -> dict[int, float]:
+        """Focal lengths [px] of unknown cameras from the fundamental matrices, good to 5-30 %.
 
-    def _map_starts(
-        self, polish: Callable[[Any], None], best: FoundModel | None
-    ) -> FoundModel | None:
+        Sweeney et al., "Optimizing the viewing graph for structure-from-motion", ICCV 2015.
+        """
+        pycolmap = import_pycolmap()
+        copy = self._folder / "focal.db"
+        shutil.copyfile(self._database, copy)
+        options = pycolmap.ViewGraphCalibrationOptions()
+        options.random_seed = self._config.seed
+        options.reestimate_relative_pose = False
+        if not pycolmap.calibrate_view_graph(copy, options):
+            return {}
+        with pycolmap.Database.open(copy) as database:
+            return {
+                camera.camera_id: float(camera.mean_focal_length())
+                for camera in database.read_all_cameras()
+                if camera.has_prior_focal_length
+            }
+
+    def _set_focals(self, factor: float | None, focals: dict[int, float]) -> None:
         pycolmap = import_pycolmap()
         with pycolmap.Database.open(self._database) as database:
-            matches = int(database.num_inlier_matches())
-        unknown = any(frame.model is None for frame in self.frames)
-        focals = self._focals_from_matches() if unknown else {}
-        for start in _starts(self._config):
-            if unknown:
-                self._guess_focals(start.focal, focals)
-            for _, model in sorted(self._map_once(start).items()):
-                polish(model)
-                agreeing, count = self.agreement(model)
-                found = FoundModel(model, model.num_reg_images(), agreeing, count)
-                _LOG.debug(
-                    "sfm: %s: %d views, %.0f of %d matches", start, found.views, agreeing, count
-                )
-                if best is None or found.rank > best.rank:
-                    best = found
-            wanted = LEAST_AGREEMENT if matches >= _ENOUGH_MATCHES else _ENOUGH_AGREEMENT
-            if best is not None and self._is_complete(best) and best.agreement > wanted:
-                break
-        return best
+            for camera in database.read_all_cameras():
+                if camera.camera_id not in self._groups:
+                    continue
+                if self.frames[self._groups.index(camera.camera_id)].model is not None:
+                    continue
+                side = max(camera.width, camera.height)
+                focal = focals.get(camera.camera_id, 0.0) if factor is None else factor * side
+                if not 0.2 * side < focal < 5 * side:
+                    focal = PRIOR_FOCAL * side
+                camera.params = [focal, *camera.params[1:]]
+                database.update_camera(camera)
 
     def _focals_from_matches(self) -> dict[int, float]:
         """Focal lengths [px] of unknown cameras from the fundamental matrices, good to 5-30 %.
@@ -276,6 +324,11 @@ class ColmapWorkspace:
         }
         # The last bundle adjustment is ours; in between, coarser ones do (measured on 11
         # views: same poses to 0.1 mm, a quarter less time).
+        # A few views do not hold unknown intrinsics; they are let free at the end.
+        options.ba_refine_focal_length = False
+        options.ba_refine_extra_params = False
+        options.mapper.abs_pose_refine_focal_length = False
+        options.mapper.abs_pose_refine_extra_params = False
         options.ba_global_frames_ratio = 2.0
         options.ba_global_points_ratio = 2.0
         options.ba_global_function_tolerance = 1e-6
@@ -311,22 +364,6 @@ class ColmapWorkspace:
                 database.write_image(image, use_image_id=True)
                 self._write_frame(database, image, group)
 
-    def _regroup(self, shared: bool) -> None:
-        """Give the images other cameras; features and matches stay."""
-        pycolmap = import_pycolmap()
-
-        with pycolmap.Database.open(self._database) as database:
-            self._groups = group_cameras(self.frames, shared)
-            database.clear_frames()
-            database.clear_rigs()
-            database.clear_cameras()
-            self._write_cameras(database)
-            for k, group in enumerate(self._groups):
-                image = database.read_image(k + 1)
-                image.camera_id = group
-                database.update_image(image)
-                self._write_frame(database, image, group)
-
     def _write_cameras(self, database: Any) -> None:
         pycolmap = import_pycolmap()
 
@@ -349,15 +386,28 @@ class ColmapWorkspace:
         database.write_frame(frame, use_frame_id=True)
 
 
-def _starts(config: SfmConfig) -> list[_Start]:
+def _starts(config: SfmConfig, unknown: bool) -> list[_Start]:
     """Other seeds, angles and focal lengths first, weaker thresholds at the end."""
-    angle, seed = config.min_tri_angle_deg, config.seed
-    strict = [(1, None), (2, 0.6), (1, 1.2), (4, None), (1, 0.85), (2, None)]
-    loose = [(0.5, 60, 20, None), (0.25, 30, 15, 0.6)]
-    starts = [_Start(angle * f, 100, 30, seed + n, g) for n, (f, g) in enumerate(strict)]
-    for n, (f, inliers, pnp, g) in enumerate(loose):
-        starts.append(_Start(angle * f, inliers, pnp, seed + len(strict) + n, g))
+    angles = [1.0, 2.0, 1.0, 4.0, 1.0, 2.0]
+    focals: list[float | None] = [None] * len(angles)
+    if unknown:
+        focals = [None, 0.6, 1.2, 0.5, 0.85, 0.72, 1.0, 0.42, 1.45, 1.7]
+        angles = [1.0] * len(focals)
+    starts = [
+        _Start(config.min_tri_angle_deg * factor, 100, 30, config.seed + n, focal)
+        for n, (factor, focal) in enumerate(zip(angles, focals, strict=True))
+    ]
+    for factor, inliers, pnp in ((0.5, 60, 20), (0.25, 30, 15)):
+        angle = config.min_tri_angle_deg * factor
+        starts.append(_Start(angle, inliers, pnp, config.seed + len(starts), None))
     return starts
+
+
+def _relative_focals(model: Any) -> list[float]:
+    cameras = model.cameras
+    return [
+        float(c.mean_focal_length()) / max(c.width, c.height) for _, c in sorted(cameras.items())
+    ]
 
 
 def _sampson(

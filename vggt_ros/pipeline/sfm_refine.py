@@ -48,10 +48,16 @@ class IntrinsicsChoice:
         return ("shared" if self.shared else "per camera") + point
 
 
-def adjust(model: Any, frames: Sequence[Frame], principal_point: bool) -> None:
+def adjust(
+    model: Any, frames: Sequence[Frame], intrinsics: bool = True, principal_point: bool = False
+) -> None:
     """Robust bundle adjustment in place, twice, each followed by taking out what fits badly.
 
-    Intrinsics that were given stay as they are.
+    Args:
+        model: a pycolmap reconstruction whose image ids are places in `frames` plus one.
+        frames: the images; intrinsics that they give stay as they are.
+        intrinsics: refine unknown focal lengths and distortions.
+        principal_point: refine unknown principal points as well.
     """
     pycolmap = import_pycolmap()
 
@@ -66,7 +72,7 @@ def adjust(model: Any, frames: Sequence[Frame], principal_point: bool) -> None:
         config = pycolmap.BundleAdjustmentConfig()
         for image_id in sorted(model.reg_image_ids()):
             config.add_image(image_id)
-            if frames[image_id - 1].model is not None:
+            if frames[image_id - 1].model is not None or not intrinsics:
                 config.set_constant_cam_intrinsics(model.image(image_id).camera_id)
         config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
         pycolmap.create_default_bundle_adjuster(options, config, model).solve()
@@ -105,7 +111,7 @@ def choose_intrinsics(
     fitted = []
     for choice in choices:
         candidate = _with_cameras(model, frames, choice.shared)
-        adjust(candidate, frames, choice.principal_point)
+        adjust(candidate, frames, principal_point=choice.principal_point)
         if _is_plausible(candidate):
             fitted.append((choice, candidate, reprojection_errors_px(candidate)))
     if not fitted:
