@@ -107,7 +107,6 @@ def align_depth(
         step: (H, W) [units], at most 1.
         information: (H, W) [1/units^2]; 1/sqrt of it is the step's standard deviation.
         score: (H, W) correlation, mean over the sources that count, 0 where there is none.
-        used: (H, W) float32, how many sources count.
     """
     sources = transforms.shape[0]
     rows, columns = reference.shape
@@ -181,7 +180,7 @@ def align_depth(
         for x in range(columns):
             step[y, x] /= information[y, x] + one
             score[y, x] /= max(used[y, x], tiny)
-    return step, information, score, used
+    return step, information, score
 
 
 @njit(**_FAST)
@@ -215,7 +214,7 @@ def smooth(q, information, unit, radius):
 
 
 @njit(**_OPTIONS)
-def agreement(q, transform, other, relative, step, agree, conflict, difference):
+def agreement(q, transform, other, relative, step, agree, conflict, difference, shift):
     """Compare a view's depth with that of another view; the last three are added to.
 
     Args:
@@ -228,9 +227,11 @@ def agreement(q, transform, other, relative, step, agree, conflict, difference):
         agree, conflict: (H, W) float32: views that see the same surface; views that look
             through it. A view that sees something nearer says nothing.
         difference: (H, W) float32 sum of |difference| of those that agree, relative to depth.
+        shift: (H, W) float32 sum of what those that agree would add to q.
     """
     rows, columns = q.shape
-    one, half = np.float32(1), np.float32(0.5)
+    last_row, last_column = other.shape[0] - 1, other.shape[1] - 1
+    zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
     other_rows, other_columns = np.float32(other.shape[0]), np.float32(other.shape[1])
     m = transform.astype(np.float32)
     relative, step = np.float32(relative), np.float32(step)
@@ -242,22 +243,38 @@ def agreement(q, transform, other, relative, step, agree, conflict, difference):
             if not own > 0:
                 continue
             fx = np.float32(np.int32(x))
-            w = m[6] * fx + c + own * m[11]
+            turned = m[6] * fx + c
+            w = turned + own * m[11]
             if not w > 0:
                 continue
             inverse = one / w
-            u = (m[0] * fx + a + own * m[9]) * inverse + half
-            v = (m[3] * fx + b + own * m[10]) * inverse + half
-            if u < 0 or v < 0 or u >= other_columns or v >= other_rows:
+            u = (m[0] * fx + a + own * m[9]) * inverse
+            v = (m[3] * fx + b + own * m[10]) * inverse
+            if u < -half or v < -half or u + half >= other_columns or v + half >= other_rows:
                 continue
-            seen = other[np.uint32(v), np.uint32(u)]
+            seen = other[np.uint32(v + half), np.uint32(u + half)]
             if not seen > 0:
                 continue
             expected = own * inverse
+            tolerance = max(relative * expected, step)
             gap = abs(expected - seen)
-            if gap <= max(relative * expected, step):
+            if gap <= tolerance:
+                # Between pixels where the four around it belong to one surface.
+                iu, iv = int(max(u, zero)), int(max(v, zero))
+                if iu < last_column and iv < last_row:
+                    q00, q01 = other[iv, iu], other[iv, iu + 1]
+                    q10, q11 = other[iv + 1, iu], other[iv + 1, iu + 1]
+                    du, dv = u - np.float32(iu), v - np.float32(iv)
+                    low, high = (
+                        min(min(q00, q01), min(q10, q11)),
+                        max(max(q00, q01), max(q10, q11)),
+                    )
+                    if high - low <= tolerance:
+                        top, bottom = q00 + du * (q01 - q00), q10 + du * (q11 - q10)
+                        seen = top + dv * (bottom - top)
                 agree[y, x] += one
-                difference[y, x] += gap / expected
+                difference[y, x] += abs(expected - seen) / expected
+                shift[y, x] += turned / (one / seen - m[11]) - own
             elif expected > seen:
                 conflict[y, x] += one
 

@@ -45,7 +45,10 @@ the steps afterwards bring back what the full width can tell."""
 SWEEP_RADIUS_PX = 2
 REFINE_RADIUS_PX = 4
 SMOOTH_RADIUS_PX = 2
-P1, P2 = 16.0, 130.0
+COARSE_TURNS, FINE_TURNS = 1, 2
+MIN_NOISE_GREY = 0.7
+UNSEEN_COST = 180
+P1, P2 = 25.0, 250.0
 """Semi-global penalties for costs of 0 to 254 per path."""
 EDGE_GREY = 12.0
 """Grey-level step at which P2 falls to half."""
@@ -82,6 +85,21 @@ class _Image:
     noise: float
     sweep_model: CameraModel
     sweep_grey: Float32
+
+
+_Stack = tuple[Float32, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Grey levels of all sources, flat; where each begins; widths; heights."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """A view and its sources at one size; mean and variance are those of the refined windows."""
+
+    grey: Float32
+    mean: Float32
+    variance: Float32
+    stack: _Stack
+    transforms: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +191,7 @@ class PlaneSweep:
         workers = max(1, min(os.cpu_count() or 1, len(frames)))
         with ThreadPoolExecutor(workers, "plane_sweep") as pool:
             images = dict(zip([f.camera for f in frames], pool.map(self._load, frames)))
-            estimates = list(pool.map(lambda job: self._sweep(*job, images), served))
+            estimates = list(pool.map(lambda job: self._estimate(*job, images), served))
             by_camera = {e.image.frame.camera: e for e in estimates}
             return list(pool.map(lambda e: self._finish(e, by_camera), estimates))
 
@@ -221,70 +239,65 @@ class PlaneSweep:
             logger.debug("plane sweep: %s: %d planes", camera, len(self._planes[key]))
         return self._planes[key]
 
-    def _sweep(self, camera: str, sources: list[str], images: Mapping[str, _Image]) -> _Estimate:
+    def _estimate(
+        self, camera: str, sources: list[str], images: Mapping[str, _Image]
+    ) -> _Estimate:
         image = images[camera]
-        model, grey = image.sweep_model, image.sweep_grey
         planes = self._depths(camera, sources, images)
+        limits = float(planes[0]), float(planes[-1])
         unit = float(planes[1] - planes[0])
-        others = [images[s] for s in sources]
-        transforms = np.stack(
-            [self._transform(model, camera, o.sweep_model, o.frame.camera) for o in others]
-        )
-        stack = _Stack.of([o.sweep_grey for o in others])
-        homographies = np.repeat(transforms[:, None, :9], len(planes), axis=1)
-        homographies[:, :, 2::3] += transforms[:, None, 9:] * planes[None, :, None]
-        mean, variance = _window(grey, SWEEP_RADIUS_PX)
-        noise = max(image.noise, 1.0) ** 2
-        cost = kernels.sweep(
-            grey, mean, 1 / np.sqrt(variance + np.float32(noise)), *stack, homographies,
-            SWEEP_RADIUS_PX, noise,
-        )  # fmt: skip
-        cost = kernels.planes_last(cost, np.uint8(180))
-        total = kernels.semi_global(cost, _edge_factor(grey), P1, P2, False)
-        index, margin, _ = kernels.winner(total, cost)
-        q = cv2.medianBlur((planes[0] + index * unit).astype(np.float32), 3)
-        information = np.zeros_like(q)
-        q = refinement.smooth(q, information, unit, SMOOTH_RADIUS_PX)
-        if image.model != model:
+        noise = max(image.noise, MIN_NOISE_GREY) ** 2
+        coarse = self._level(camera, sources, images, fine=False)
+        q, margin = _search(coarse, planes, noise)
+        q, information, score = _align(coarse, q, unit, noise, limits, COARSE_TURNS)
+        fine = coarse
+        if image.model != image.sweep_model:
+            fine = self._level(camera, sources, images, fine=True)
             size = image.model.size
-            linear = cv2.resize(q, size, interpolation=cv2.INTER_LINEAR)
-            nearest = cv2.resize(q, size, interpolation=cv2.INTER_NEAREST)
-            q = np.where(np.abs(linear - nearest) > unit, nearest, linear)
+            q = _enlarged(q, size, unit)
             margin = cv2.resize(margin, size, interpolation=cv2.INTER_LINEAR)
-            unit *= model.width / image.model.width
-            model, grey = image.model, image.grey
-            stack = _Stack.of([o.grey for o in others])
-            transforms = np.stack(
-                [self._transform(model, camera, o.model, o.frame.camera) for o in others]
-            )
-        mean, variance = _window(grey, REFINE_RADIUS_PX)
-        low, high = np.float32(planes[0]), np.float32(planes[-1])
-        for turn in range(3):
-            step, information, score, _ = refinement.align_depth(
-                grey, mean, variance, *stack, transforms, q, unit, REFINE_RADIUS_PX, noise
-            )
-            q = np.clip(q + step * np.float32(unit), low, high)
-            if turn < 2:
-                q = refinement.smooth(q, information, unit, SMOOTH_RADIUS_PX)
+            unit *= image.sweep_model.width / image.model.width
+        q, information, score = _align(fine, q, unit, noise, limits, FINE_TURNS)
         sigma = 1 / np.sqrt(information + np.float32(1e-6))
-        textured = variance > MIN_TEXTURE_GREY**2 + image.noise**2
+        textured = fine.variance > MIN_TEXTURE_GREY**2 + image.noise**2
         q[~textured | (score <= 0)] = np.nan
         return _Estimate(image, q, unit, sigma, score, margin)
+
+    def _level(
+        self, camera: str, sources: list[str], images: Mapping[str, _Image], fine: bool
+    ) -> _Level:
+        """What the kernels need of a view and its sources at one of the two sizes."""
+
+        def at(image: _Image) -> tuple[CameraModel, Float32]:
+            return (image.model, image.grey) if fine else (image.sweep_model, image.sweep_grey)
+
+        model, grey = at(images[camera])
+        others = [at(images[s]) for s in sources]
+        transforms = [
+            self._transform(model, camera, other, name)
+            for name, (other, _) in zip(sources, others, strict=True)
+        ]
+        return _Level(
+            grey, *_window(grey, REFINE_RADIUS_PX), _stacked([g for _, g in others]),
+            np.stack(transforms),
+        )  # fmt: skip
 
     def _finish(self, estimate: _Estimate, all_of: Mapping[str, _Estimate]) -> DepthPrediction:
         image, unit = estimate.image, estimate.unit
         q = estimate.q.copy()
-        agree, conflict, difference = (np.zeros_like(q) for _ in range(3))
+        agree, conflict, difference, shift = (np.zeros_like(q) for _ in range(4))
         for other in all_of.values():
             if other is estimate:
                 continue
             name = other.image.frame.camera
             transform = self._transform(image.model, image.frame.camera, other.image.model, name)
             refinement.agreement(
-                q, transform, other.q, 0.01, max(unit, other.unit), agree, conflict, difference
-            )
+                q, transform, other.q, 0.01, max(unit, other.unit),
+                agree, conflict, difference, shift,
+            )  # fmt: skip
         difference /= np.maximum(agree, 1)
         confidence = _confidence(estimate, agree, conflict, difference)
+        q += shift / (agree + 1)
         q[~(confidence >= self.config.min_confidence)] = np.nan
         smallest = max(8, image.model.width * image.model.height // 1500)
         refinement.remove_specks(q, 2 * unit, smallest)
@@ -320,20 +333,63 @@ def _confidence(
     return np.asarray(np.nan_to_num(confidence), np.float32)
 
 
-class _Stack(tuple[Float32, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]):
-    """Images of any sizes one after the other: flat, offsets, widths, heights."""
+def _search(level: _Level, planes: NDArray[np.float64], noise: float) -> tuple[Float32, Float32]:
+    """The best plane of every pixel: inverse depth and margin, (H, W) each."""
+    homographies = np.repeat(level.transforms[:, None, :9], len(planes), axis=1)
+    homographies[:, :, 2::3] += level.transforms[:, None, 9:] * planes[None, :, None]
+    mean, variance = _window(level.grey, SWEEP_RADIUS_PX)
+    inverse_std = 1 / np.sqrt(variance + np.float32(noise))
+    cost = kernels.planes_last(
+        kernels.sweep(
+            level.grey, mean, inverse_std, *level.stack, homographies, SWEEP_RADIUS_PX, noise
+        ),
+        np.uint8(UNSEEN_COST),
+    )
+    total = kernels.semi_global(cost, _edge_factor(level.grey), P1, P2)
+    index, margin = kernels.winner(total)
+    unit = planes[1] - planes[0]
+    q = cv2.medianBlur((planes[0] + index * unit).astype(np.float32), 3)
+    return refinement.smooth(q, np.zeros_like(q), float(unit), SMOOTH_RADIUS_PX), margin
 
-    @staticmethod
-    def of(images: list[Float32]) -> _Stack:
-        sizes = np.array([image.size for image in images], np.int64)
-        return _Stack(
-            (
-                np.concatenate([image.ravel() for image in images]),
-                np.cumsum(sizes) - sizes,
-                np.array([image.shape[1] for image in images], np.int64),
-                np.array([image.shape[0] for image in images], np.int64),
-            )
-        )
+
+def _align(
+    level: _Level,
+    q: Float32,
+    unit: float,
+    noise: float,
+    limits: tuple[float, float],
+    turns: int,
+) -> tuple[Float32, Float32, Float32]:
+    """Steps of image alignment; inverse depth, information [1/unit^2] and correlation."""
+    low, high = np.float32(limits[0]), np.float32(limits[1])
+    information = score = np.zeros_like(q)
+    for turn in range(turns):
+        if turn:
+            q = refinement.smooth(q, information, unit, SMOOTH_RADIUS_PX)
+        step, information, score = refinement.align_depth(
+            level.grey, level.mean, level.variance, *level.stack, level.transforms, q, unit,
+            REFINE_RADIUS_PX, noise,
+        )  # fmt: skip
+        q = np.clip(q + step * np.float32(unit), low, high)
+    return q, information, score
+
+
+def _enlarged(q: Float32, size: tuple[int, int], unit: float) -> Float32:
+    """Inverse depth at a larger size, without new depths between two surfaces."""
+    linear = cv2.resize(q, size, interpolation=cv2.INTER_LINEAR)
+    nearest = cv2.resize(q, size, interpolation=cv2.INTER_NEAREST)
+    return np.where(np.abs(linear - nearest) > unit, nearest, linear)
+
+
+def _stacked(images: list[Float32]) -> _Stack:
+    """Images of any sizes one after the other."""
+    sizes = np.array([image.size for image in images], np.int64)
+    return (
+        np.concatenate([image.ravel() for image in images]),
+        np.cumsum(sizes) - sizes,
+        np.array([image.shape[1] for image in images], np.int64),
+        np.array([image.shape[0] for image in images], np.int64),
+    )
 
 
 def _transform(
