@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit
 
 from vggt_ros.mapping.kernels_planes import (
-    OFF_PLANE,
     TILE,
+    UNKNOWN_COSINE,
     footprint_radius,
     measurement_weight,
     normal_at,
@@ -16,9 +16,12 @@ from vggt_ros.mapping.kernels_view import MARGIN_VOXELS, margin_fraction, projec
 from vggt_ros.mapping.surfels import (
     ALIVE,
     CHUNK,
+    MERGED,
     MOST_WEIGHT,
+    MOVED,
     absorb,
     average,
+    key_at,
     kill,
     rekey,
 )
@@ -36,83 +39,30 @@ it stood."""
 DUPLICATE_VOXELS = 0.7
 """Two surfels of one surface that one pixel sees at this lateral distance or less are one."""
 
+MATURE_HITS = 32
+MATURE_TURNS = 4
+"""Surfels seen this often hardly change any more; they are refined every fourth time, in turns."""
+
 NOBODY = -1
 
 
 @njit(cache=True, nogil=True)
-def confirm(surfels, row, confidence, view):
+def confirm(data, row, confidence, view):
     """Count a depth map that agrees with a surfel, once for each depth map."""
-    if surfels.last[row] == view:
+    s = data[row]
+    if s.last == view:
         return
-    surfels.last[row] = view
-    if surfels.hits[row] < 65535:
-        surfels.hits[row] += 1
-    surfels.log_odds[row] = min(
-        np.float32(MOST_LOG_ODDS),
-        surfels.log_odds[row] + np.float32(HIT_LOG_ODDS) * min(np.float32(1), confidence),
-    )
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _refine(
-    surfels,
-    row,
-    x,
-    y,
-    w,
-    z,
-    u,
-    v,
-    d,
-    confidence,
-    rgb,
-    planes,
-    intrinsics,
-    nx,
-    ny,
-    nz,
-    cosine,
-    voxel,
-):
-    """Move a surfel along the measured normal towards the surface that its pixel shows.
-
-    Args:
-        x, y, w: from the camera's centre to the surfel, in map.
-        z: depth of the surfel.
-        u, v: where it projects, plus one half.
-        d: depth measured at that pixel.
-        nx, ny, nz: measured unit normal in map.
-        cosine: of incidence.
-    """
-    fx, fy, cx, cy = intrinsics
-    column, line = int(u), int(v)
-    rx, ry = (column - cx) / fx, (line - cy) / fy
-    plane = planes[line // TILE, column // TILE]
-    inverse = np.float32(1) / d
-    if abs((plane[0] * rx + plane[1] * ry + plane[2]) * d - np.float32(1)) < OFF_PLANE:
-        # The surfel is not where the pixel's centre is: follow the plane from there to here.
-        du, dv = u - np.float32(0.5) - column, v - np.float32(0.5) - line
-        inverse += plane[0] * du / fx + plane[1] * dv / fy
-    ratio = np.float32(1) / (inverse * z) - np.float32(1)
-    step = ratio * (nx * x + ny * y + nz * w)
-    weight = measurement_weight(confidence, cosine, d, voxel)
-    total = surfels.weight[row] + weight
-    average(
-        surfels, row, weight / total,
-        surfels.x[row] + step * nx, surfels.y[row] + step * ny, surfels.z[row] + step * nz,
-        nx, ny, nz,
-        np.float32(rgb[line, column, 0]) * np.float32(256),
-        np.float32(rgb[line, column, 1]) * np.float32(256),
-        np.float32(rgb[line, column, 2]) * np.float32(256),
-    )  # fmt: skip
-    surfels.weight[row] = min(np.float32(MOST_WEIGHT), total)
-    surfels.radius[row] = min(surfels.radius[row], footprint_radius(d, fx, cosine, voxel))
+    s.last = view
+    if s.hits < 65535:
+        s.hits += 1
+    odds = s.log_odds + np.float32(HIT_LOG_ODDS) * min(np.float32(1), confidence)
+    s.log_odds = min(np.float32(MOST_LOG_ODDS), odds)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def observe(
-    surfels, table, rows, chunks, rotation, translation, intrinsics, depth, confidence, rgb,
-    planes, free, voxel, max_depth, least_cosine, carves, view,
+    position, data, bounds, table, rows, chunks, rotation, translation, intrinsics, depth, confidence, rgb,
+    planes, free, voxel, max_depth, least_cosine, carves, view, most_removed,
 ):  # fmt: skip
     """Compare the surfels in view with a depth map.
 
@@ -129,17 +79,21 @@ def observe(
         max_depth, least_cosine: farther or flatter pixels refine nothing.
         carves: whether to carve at all.
         view: number of the depth map.
+        most_removed: surfels that may be entered under another voxel, each of which leaves a
+            removed slot in the hash.
 
     Returns:
         (surfel of each pixel (H * W,) int32, NOBODY without one; how many surfels were refined;
-        killed; merged).
+        killed; merged; entered under another voxel).
     """
     height, width = depth.shape
     owner = np.full(width * height, NOBODY, np.int32)
     uv = np.empty((2, CHUNK), np.float32)
     z = np.empty(CHUNK, np.float32)
-    refined = killed = merged = 0
+    refined = killed = merged = moved = 0
     fx, fy, cx, cy = intrinsics
+    inverse_fx, inverse_fy = np.float32(1) / fx, np.float32(1) / fy
+    half, inverse_voxel = np.float32(0.5), np.float32(1) / np.float32(voxel)
     margin = np.float32(MARGIN_VOXELS * voxel)
     near = np.float32((DUPLICATE_VOXELS * voxel) ** 2)
     r = rotation
@@ -151,70 +105,85 @@ def observe(
         start = chunk * CHUNK
         stop = min(start + CHUNK, rows)
         project_chunk(
-            surfels, start, stop, rotation, translation, intrinsics, width, height, uv, z
+            position, start, stop, rotation, translation, intrinsics, width, height, uv, z
         )
         for i in range(stop - start):
             u, v = uv[0, i], uv[1, i]
             if u < 0 or v < 0 or u >= width or v >= height:
                 continue
             column, line = int(u), int(v)
-            row = start + i
+            row = np.int64(start + i)
+            s = data[row]
             # It may have been merged a moment ago, after its chunk was projected.
-            if not surfels.flags[row] & ALIVE:
+            if not s.flags & ALIVE:
                 continue
+            c = confidence[line, column]
             if z[i] < free[line, column]:
                 if carves:
-                    surfels.log_odds[row] -= np.float32(MISS_LOG_ODDS) * min(
-                        np.float32(1), confidence[line, column]
-                    )
-                    if surfels.log_odds[row] < 0:
-                        kill(surfels, table, row)
+                    s.log_odds -= np.float32(MISS_LOG_ODDS) * min(np.float32(1), c)
+                    if s.log_odds < 0:
+                        kill(position, data, table, row)
                         killed += 1
                 continue
-            d, c = depth[line, column], confidence[line, column]
+            d = depth[line, column]
             if not (abs(z[i] - d) < margin + margin_fraction(c) * d and c > 0):
                 continue
-            px, py, pz, cosine = normal_at(
-                planes, column, line, (column - cx) / fx, (line - cy) / fy, d
-            )
-            # Rows of camera_from_map are columns of map_from_camera.
-            nx = r[0, 0] * px + r[1, 0] * py + r[2, 0] * pz
-            ny = r[0, 1] * px + r[1, 1] * py + r[2, 1] * pz
-            nz = r[0, 2] * px + r[1, 2] * py + r[2, 2] * pz
-            normal = surfels.normal[row]
-            if normal[0] * nx + normal[1] * ny + normal[2] * nz <= 0:
+            du, dv = u - half - np.float32(column), v - half - np.float32(line)
+            x, y, w = position[0, row], position[1, row], position[2, row]
+            nx, ny, nz, cosine = normal_at(
+                planes, column, line, (np.float32(column) - cx) * inverse_fx,
+                (np.float32(line) - cy) * inverse_fy, d, x - ox, y - oy, w - oz,
+            )  # fmt: skip
+            if s.nx * nx + s.ny * ny + s.nz * nz <= 0:
                 continue
-            confirm(surfels, row, c, view)
-            if d <= max_depth and cosine >= least_cosine:
-                _refine(
-                    surfels, row, surfels.x[row] - ox, surfels.y[row] - oy, surfels.z[row] - oz,
-                    z[i], u, v, d, c, rgb, planes, intrinsics, nx, ny, nz, cosine, voxel,
-                )  # fmt: skip
-                refined += 1
-                now, gone = rekey(surfels, table, row, voxel)
-                row = now
-                merged += gone
+            if s.hits >= MATURE_HITS and (row + view) % MATURE_TURNS != 0:
+                s.last = view
+            else:
+                confirm(data, row, c, view)
+                if d <= max_depth and cosine >= least_cosine:
+                    refined += 1
+                    # The surfel is not where the pixel's centre is: follow the plane to there.
+                    inverse = np.float32(1) / d
+                    if cosine != np.float32(UNKNOWN_COSINE):
+                        tile = planes[line // TILE, column // TILE]
+                        inverse += tile[0] * du * inverse_fx + tile[1] * dv * inverse_fy
+                    step = (np.float32(1) / (inverse * z[i]) - np.float32(1)) * (
+                        nx * (x - ox) + ny * (y - oy) + nz * (w - oz)
+                    )
+                    weight = measurement_weight(c, cosine, d, voxel)
+                    total = s.weight + weight
+                    average(
+                        position, data, row, weight / total,
+                        x + step * nx, y + step * ny, w + step * nz, nx, ny, nz,
+                        np.float32(rgb[line, column, 0]) * np.float32(256),
+                        np.float32(rgb[line, column, 1]) * np.float32(256),
+                        np.float32(rgb[line, column, 2]) * np.float32(256),
+                    )  # fmt: skip
+                    s.weight = min(np.float32(MOST_WEIGHT), total)
+                    s.radius = min(s.radius, footprint_radius(d, fx, cosine, voxel))
+                    key = key_at(position, row, inverse_voxel)
+                    if key != s.key and moved < most_removed:
+                        row, change = rekey(position, data, bounds, table, row, key)
+                        moved += change == MOVED
+                        merged += change == MERGED
             at = line * width + column
-            other = owner[at]
-            if other == NOBODY or not surfels.flags[other] & ALIVE:
+            other = np.int64(owner[at])
+            if other == NOBODY or not data[other].flags & ALIVE:
                 owner[at] = row
                 continue
             if other == row:
                 continue
-            a = surfels.x[other] - surfels.x[row]
-            b = surfels.y[other] - surfels.y[row]
-            c = surfels.z[other] - surfels.z[row]
+            a = position[0, other] - position[0, row]
+            b = position[1, other] - position[1, row]
+            e = position[2, other] - position[2, row]
             # Apart along the normal is noise; apart along the surface is a neighbour.
-            along = a * nx + b * ny + c * nz
-            is_heavier = surfels.weight[row] > surfels.weight[other]
+            along = a * nx + b * ny + e * nz
+            is_heavier = data[row].weight > data[other].weight
             if is_heavier:
                 owner[at] = row
-            if a * a + b * b + c * c - along * along < near:
-                if is_heavier:
-                    absorb(surfels, row, other)
-                    kill(surfels, table, other)
-                else:
-                    absorb(surfels, other, row)
-                    kill(surfels, table, row)
+            if a * a + b * b + e * e - along * along < near:
+                heavy, light = (row, other) if is_heavier else (other, row)
+                absorb(position, data, heavy, light)
+                kill(position, data, table, light)
                 merged += 1
-    return owner, refined, killed, merged
+    return owner, refined, killed, merged, moved

@@ -24,7 +24,7 @@ UNKNOWN_COSINE = 0.5
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def tile_planes(depth, intrinsics):
+def tile_planes(depth, intrinsics, rotation):
     """Planes of inverse depth, one for each tile of TILE x TILE pixels.
 
     A plane in space is a plane in inverse depth over the image, 1/z = n . (x/z, y/z, 1), so a
@@ -33,15 +33,17 @@ def tile_planes(depth, intrinsics):
     Args:
         depth: (H, W), invalid: NaN or not positive.
         intrinsics: fx fy cx cy.
+        rotation: of `map_from_camera`.
 
     Returns:
-        (H / TILE, W / TILE, 3) float32: n in the camera frame, with n . p = 1 for the points p of
-        the plane; NaN where too few pixels agree.
+        (H / TILE, W / TILE, 7) float32: n in the camera frame, with n . p = 1 for the points p of
+        the plane; the unit normal in map, towards the camera; 1 / |n|. NaN where too few pixels
+        agree.
     """
     height, width = depth.shape
     fx, fy, cx, cy = intrinsics
     lines, columns = -(-height // TILE), -(-width // TILE)
-    planes = np.full((lines, columns, 3), np.nan, np.float32)
+    planes = np.full((lines, columns, 7), np.nan, np.float32)
     sorted_values = np.empty(TILE * TILE, np.float32)
     for line in range(lines):
         for column in range(columns):
@@ -99,34 +101,40 @@ def tile_planes(depth, intrinsics):
             b = (svw * suu - suw * suv) / determinant
             c = middle + (sw - a * su - b * sv) * inverse
             u_middle, v_middle = u0 + TILE // 2, v0 + TILE // 2
-            planes[line, column, 0] = a * fx
-            planes[line, column, 1] = b * fy
-            planes[line, column, 2] = c + a * (cx - u_middle) + b * (cy - v_middle)
+            px, py = a * fx, b * fy
+            pz = c + a * (cx - u_middle) + b * (cy - v_middle)
+            length = np.sqrt(px * px + py * py + pz * pz)
+            planes[line, column, 0] = px
+            planes[line, column, 1] = py
+            planes[line, column, 2] = pz
+            for i in range(3):
+                planes[line, column, 3 + i] = (
+                    -(rotation[i, 0] * px + rotation[i, 1] * py + rotation[i, 2] * pz) / length
+                )
+            planes[line, column, 6] = 1 / length
     return planes
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def normal_at(planes, u, v, rx, ry, depth):
-    """Normal in the camera frame, towards it, and cosine of incidence at a pixel.
+def normal_at(planes, column, line, rx, ry, depth, x, y, z):
+    """Unit normal in map, towards the camera, and cosine of incidence at a pixel.
 
     Pixels off the plane of their tile get the direction of their ray and UNKNOWN_COSINE.
 
     Args:
         planes: from `tile_planes`.
-        u, v: pixel.
+        column, line: the pixel.
         rx, ry: its ray, with z = 1.
         depth: its depth.
+        x, y, z: from the camera's centre to the point in map, any length.
     """
-    plane = planes[v // TILE, u // TILE]
-    px, py, pz = plane[0], plane[1], plane[2]
-    along = px * rx + py * ry + pz  # inverse depth of the plane
-    range_ = np.sqrt(rx * rx + ry * ry + np.float32(1))
-    if abs(along * depth - np.float32(1)) < OFF_PLANE:
-        length = np.sqrt(px * px + py * py + pz * pz)
-        scale = np.float32(-1) / length
-        return px * scale, py * scale, pz * scale, along / (length * range_)
-    scale = np.float32(-1) / range_
-    return rx * scale, ry * scale, scale, np.float32(UNKNOWN_COSINE)
+    tile = planes[line // TILE, column // TILE]
+    along = tile[0] * rx + tile[1] * ry + tile[2]  # inverse depth of the plane
+    if abs(along * depth - np.float32(1)) < np.float32(OFF_PLANE):
+        cosine = along * tile[6] / np.sqrt(rx * rx + ry * ry + np.float32(1))
+        return tile[3], tile[4], tile[5], cosine
+    scale = np.float32(-1) / np.sqrt(x * x + y * y + z * z)
+    return x * scale, y * scale, z * scale, np.float32(UNKNOWN_COSINE)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

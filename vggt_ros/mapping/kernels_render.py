@@ -14,6 +14,9 @@ POINT_RADIUS_PX = 0.6
 MAX_RADIUS_PX = 24
 """Larger discs, of surfels just before the camera, are cut to this radius."""
 
+EDGE_ON = 0.04
+"""Square of the cosine of incidence below which a disc has the depth of its centre."""
+
 SAME_SURFACE = 0.05
 """Relative depth within which neighbouring pixels are one surface when holes are filled."""
 
@@ -25,50 +28,57 @@ def _pack(key, low):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _disc(
-    surfels, row, u, v, z, radius, rotation, intrinsics, voxel, want_rows, buffer, width, height
-):
-    """Draw a surfel as a disc of `radius` px with the depth of its plane.
+def _slopes(a, b, c, u, v, rotation, intrinsics):
+    """How the inverse depth of a surfel's plane changes from pixel to pixel, relative to its own.
 
-    Discs of one surface overlap. So that the one whose centre is nearest wins, and not the one
-    that noise has put before the others, a disc competes as a cone that falls off behind by one
-    voxel at its rim.
+    Args:
+        a, b, c: normal in map, any length.
+        u, v: pixel of the surfel.
+        rotation: of `camera_from_map`.
+
+    Returns:
+        (per column, per row); 0 for a surfel that is nearly edge-on.
     """
     fx, fy, cx, cy = intrinsics
-    a = np.float32(surfels.normal[row, 0])
-    b = np.float32(surfels.normal[row, 1])
-    c = np.float32(surfels.normal[row, 2])
     nx = rotation[0, 0] * a + rotation[0, 1] * b + rotation[0, 2] * c
     ny = rotation[1, 0] * a + rotation[1, 1] * b + rotation[1, 2] * c
     nz = rotation[2, 0] * a + rotation[2, 1] * b + rotation[2, 2] * c
-    # u and v are half a pixel too large, so that cutting off the fraction rounds.
-    x, y = (u - np.float32(0.5) - cx) / fx, (v - np.float32(0.5) - cy) / fy
-    offset = nx * x + ny * y + nz
-    length = np.sqrt(nx * nx + ny * ny + nz * nz)
-    is_flat = abs(offset) < np.float32(0.2) * length  # nearly edge-on: its depth is its centre's
+    along = nx * (u - cx) / fx + ny * (v - cy) / fy + nz
+    if along * along < np.float32(EDGE_ON) * (nx * nx + ny * ny + nz * nz):
+        return np.float32(0), np.float32(0)
+    scale = np.float32(1) / along
+    return nx * scale / fx, ny * scale / fy
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _disc(u, v, z, radius, slope_u, slope_v, fall, width, height, row, want_rows, buffer):
+    """Draw a surfel as a disc of `radius` px with the depth of its plane.
+
+    Discs of one surface overlap. So that the one whose centre is nearest wins, and not the one
+    that noise has put before the others, a disc competes as a cone that falls off behind by
+    `fall` at its rim.
+    """
     r = min(np.float32(MAX_RADIUS_PX), radius)
+    half, one = np.float32(0.5), np.float32(1)
+    # u and v are half a pixel too large, so that cutting off the fraction rounds.
     u0, u1 = max(0, int(np.floor(u - r))), min(width - 1, int(np.floor(u + r)))
     v0, v1 = max(0, int(np.floor(v - r))), min(height - 1, int(np.floor(v + r)))
-    fall = np.float32(voxel) / (r * r)
-    inverse_fx, inverse_fy = np.float32(1) / fx, np.float32(1) / fy
+    fall = fall / (r * r)
+    # A pixel belongs to the disc if the circle within it touches it.
+    limit = (r + half) * (r + half)
+    most = np.float32(0.25)
     for line in range(v0, v1 + 1):
-        dv = np.float32(line) + np.float32(0.5) - v
-        ray_y = (np.float32(line) - cy) * inverse_fy
+        dv = np.float32(line) + half - v
         for column in range(u0, u1 + 1):
-            du = np.float32(column) + np.float32(0.5) - u
+            du = np.float32(column) + half - u
             distance = du * du + dv * dv
-            # A pixel belongs to the disc if its square touches it.
-            if distance > (r + np.float32(0.5)) * (r + np.float32(0.5)):
+            if distance > limit:
                 continue
-            depth = z
-            if not is_flat:
-                ray_x = (np.float32(column) - cx) * inverse_fx
-                t = z * offset / (nx * ray_x + ny * ray_y + nz)
-                if t > np.float32(0.8) * z and t < np.float32(1.25) * z:
-                    depth = t
-            key = np.float32(depth + fall * distance)
+            change = slope_u * du + slope_v * dv
+            change = min(most, max(-most, change))
+            depth = z / (one + change)
             low = np.uint32(row) if want_rows else np.float32(depth).view(np.uint32)
-            word = _pack(key, low)
+            word = _pack(depth + fall * distance, low)
             at = line * width + column
             if word < buffer[at]:
                 buffer[at] = word
@@ -76,7 +86,17 @@ def _disc(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def splat(
-    surfels, rows, chunks, rotation, translation, intrinsics, voxel, want_rows, width, height
+    position,
+    data,
+    rows,
+    chunks,
+    rotation,
+    translation,
+    intrinsics,
+    voxel,
+    want_rows,
+    width,
+    height,
 ):
     """Draw the surfels of the given chunks into a z-buffer.
 
@@ -94,11 +114,12 @@ def splat(
     uv = np.empty((2, CHUNK), np.float32)
     depth = np.empty(CHUNK, np.float32)
     f = max(intrinsics[0], intrinsics[1])
+    fall = np.float32(voxel)
     for chunk in chunks:
         start = chunk * CHUNK
         stop = min(start + CHUNK, rows)
         project_chunk(
-            surfels, start, stop, rotation, translation, intrinsics, width, height, uv, depth
+            position, start, stop, rotation, translation, intrinsics, width, height, uv, depth
         )
         for i in range(stop - start):
             u, v = uv[0, i], uv[1, i]
@@ -106,7 +127,7 @@ def splat(
                 continue
             row = start + i
             z = depth[i]
-            radius = surfels.radius[row] * f
+            radius = data[row].radius * f
             if radius < np.float32(POINT_RADIUS_PX) * z:
                 low = np.uint32(row) if want_rows else np.float32(z).view(np.uint32)
                 word = _pack(z, low)
@@ -114,9 +135,14 @@ def splat(
                 if word < buffer[at]:
                     buffer[at] = word
             else:
+                s = data[row]
+                slope_u, slope_v = _slopes(
+                    np.float32(s.nx), np.float32(s.ny), np.float32(s.nz),
+                    u - np.float32(0.5), v - np.float32(0.5), rotation, intrinsics,
+                )  # fmt: skip
                 _disc(
-                    surfels, row, u, v, z, radius / z, rotation, intrinsics, voxel, want_rows,
-                    buffer, width, height,
+                    u, v, z, radius / z, slope_u, slope_v, fall, width, height, row, want_rows,
+                    buffer,
                 )  # fmt: skip
     return buffer
 
@@ -213,7 +239,7 @@ def fill_holes(depth):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def unpack_rows(surfels, buffer, rotation, translation, intrinsics, width, height):
+def unpack_rows(position, data, buffer, rotation, translation, intrinsics, width, height):
     """Depth and attributes of a buffer that holds rows.
 
     Returns:
@@ -233,29 +259,22 @@ def unpack_rows(surfels, buffer, rotation, translation, intrinsics, width, heigh
             if word == empty:
                 continue
             row = np.int64(word & np.uint64(0xFFFFFFFF))
-            x, y, z = surfels.x[row], surfels.y[row], surfels.z[row]
-            a = np.float32(surfels.normal[row, 0])
-            b = np.float32(surfels.normal[row, 1])
-            c = np.float32(surfels.normal[row, 2])
+            x, y, z = position[0, row], position[1, row], position[2, row]
+            s = data[row]
+            a, b, c = np.float32(s.nx), np.float32(s.ny), np.float32(s.nz)
             length = np.sqrt(a * a + b * b + c * c) + np.float32(1e-6)
             a, b, c = a / length, b / length, c / length
             px = r[0, 0] * x + r[0, 1] * y + r[0, 2] * z + t[0]
             py = r[1, 0] * x + r[1, 1] * y + r[1, 2] * z + t[1]
             pz = r[2, 0] * x + r[2, 1] * y + r[2, 2] * z + t[2]
-            nx = r[0, 0] * a + r[0, 1] * b + r[0, 2] * c
-            ny = r[1, 0] * a + r[1, 1] * b + r[1, 2] * c
-            nz = r[2, 0] * a + r[2, 1] * b + r[2, 2] * c
             d = pz
-            offset = nx * px + ny * py + nz * pz
-            is_point = surfels.radius[row] * max(fx, fy) < np.float32(POINT_RADIUS_PX) * pz
-            if not is_point and abs(offset) >= np.float32(0.2) * pz:
-                across = nx * (u - cx) / fx + ny * (v - cy) / fy + nz
-                plane = np.float32(offset / across)
-                if plane > np.float32(0.8) * pz and plane < np.float32(1.25) * pz:
-                    d = plane
+            if s.radius * max(fx, fy) >= np.float32(POINT_RADIUS_PX) * pz:
+                pu, pv = fx * px / pz + cx, fy * py / pz + cy
+                slope_u, slope_v = _slopes(a, b, c, pu, pv, rotation, intrinsics)
+                change = slope_u * (u - pu) + slope_v * (v - pv)
+                d = pz / (1 + min(0.25, max(-0.25, change)))
             depth[v, u] = d
             normals[v, u, 0], normals[v, u, 1], normals[v, u, 2] = a, b, c
-            for i in range(3):
-                rgb[v, u, i] = surfels.rgb[row, i] >> 8
-            confidence[v, u] = 1 / (1 + np.exp(-surfels.log_odds[row]))
+            rgb[v, u, 0], rgb[v, u, 1], rgb[v, u, 2] = s.red >> 8, s.green >> 8, s.blue >> 8
+            confidence[v, u] = 1 / (1 + np.exp(-s.log_odds))
     return depth, rgb, normals, confidence

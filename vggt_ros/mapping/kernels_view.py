@@ -61,7 +61,7 @@ def visible_chunks(bounds, chunks, rotation, translation, intrinsics, width, hei
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def project_chunk(
-    surfels, start, stop, rotation, translation, intrinsics, width, height, uv, depth
+    position, start, stop, rotation, translation, intrinsics, width, height, uv, depth
 ):
     """Pixels and depth of rows start..stop; without branches, so that it is vectorised.
 
@@ -78,7 +78,7 @@ def project_chunk(
     cx, cy = intrinsics[2] + np.float32(0.5), intrinsics[3] + np.float32(0.5)
     one, half = np.float32(1), np.float32(-1)
     right, bottom = np.float32(width + 1), np.float32(height + 1)
-    xs, ys, zs = surfels.x[start:stop], surfels.y[start:stop], surfels.z[start:stop]
+    xs, ys, zs = position[0, start:stop], position[1, start:stop], position[2, start:stop]
     us, vs = uv[0], uv[1]
     for i in range(stop - start):
         x, y, z = xs[i], ys[i], zs[i]

@@ -37,11 +37,17 @@ _LEAST_ROWS = 1024
 _EVICTION_SLACK = 0.05
 """Fraction of the budget that is freed beyond need, so that not every set has to evict."""
 
-_REMOVED_FRACTION = 0.2
-"""Removed slots, as a fraction of the rows, that make the hash worth rebuilding."""
+_REMOVED_FRACTION = 0.1
+"""Removed slots, as a fraction of all, that make the hash worth rebuilding."""
 
-_DEAD_FRACTION = 0.25
+_FULL_FRACTION = 0.9
+"""Slots that may be taken or removed; probing gets long beyond."""
+
+_DEAD_FRACTION = 0.06
 """Dead rows, as a fraction of all, that make compacting worthwhile."""
+
+_TABLE_GROWTH = 1.4
+"""Factor by which the hash grows, so that 45 to 62 % of its slots are taken."""
 
 REJECT_REASONS = ("invalid", "far", "grazing", "outside", "full")
 
@@ -131,8 +137,6 @@ class SurfelMap:
             carved += statistics.carved
             for index, reason in enumerate(REJECT_REASONS):
                 self.rejected[reason] += int(counts[index])
-        if self._removed_slots > _REMOVED_FRACTION * max(self._living, _FIRST_TABLE_ROWS):
-            self._tidy(self._living)
         return FuseStatistics(added, updated, carved, evicted)
 
     def render(
@@ -151,7 +155,8 @@ class SurfelMap:
         rotation, translation = _rotation_translation(map_from_camera.inverse())
         chunks = self._visible(model, rotation, translation, 0.0)
         buffer = kernels_render.splat(
-            self._surfels,
+            self._surfels.position,
+            self._surfels.data,
             self._rows,
             chunks,
             rotation,
@@ -166,7 +171,14 @@ class SurfelMap:
             depth = kernels_render.unpack_depth(buffer, model.width, model.height)
             return Rendering(kernels_render.fill_holes(depth))
         depth, rgb, normals, confidence = kernels_render.unpack_rows(
-            self._surfels, buffer, rotation, translation, intrinsics, model.width, model.height
+            self._surfels.position,
+            self._surfels.data,
+            buffer,
+            rotation,
+            translation,
+            intrinsics,
+            model.width,
+            model.height,
         )
         return Rendering(kernels_render.fill_holes(depth), rgb, normals, confidence)
 
@@ -185,23 +197,26 @@ class SurfelMap:
             voxel_m: points of one cell of this size are averaged.
             max_points: evenly thinned, in the order of the map, to this number.
         """
-        s, n = self._surfels, self._rows
-        keep = (s.flags[:n] & surfels.ALIVE) > 0
+        data, n = self._surfels.data, self._rows
+        keep = (data["flags"][:n] & surfels.ALIVE) > 0
         if min_hits > 1:
-            keep &= s.hits[:n] >= min_hits
+            keep &= data["hits"][:n] >= min_hits
         if min_confidence > 0:
             odds = math.inf if min_confidence >= 1 else _log_odds(min_confidence)
-            keep &= s.log_odds[:n] >= odds
+            keep &= data["log_odds"][:n] >= odds
         rows = np.flatnonzero(keep)
         if max_points and not voxel_m:
             rows = rows[thin_to(len(rows), max_points)]
-        normals = s.normal[rows].astype(np.float32)
+        chosen = data[rows]
+        normals = np.column_stack([chosen[axis] for axis in ("nx", "ny", "nz")])
+        normals = normals.astype(np.float32)
         normals /= np.linalg.norm(normals, axis=1, keepdims=True) + np.float32(1e-6)
+        colours = np.column_stack([chosen[band] for band in ("red", "green", "blue")])
         cloud = PointCloud(
-            np.column_stack([s.x[rows], s.y[rows], s.z[rows]]),
-            (s.rgb[rows] >> 8).astype(np.uint8),
+            np.ascontiguousarray(self._surfels.position[:, rows].T),
+            (colours >> 8).astype(np.uint8),
             normals,
-            np.float32(1) / (np.float32(1) + np.exp(-s.log_odds[rows])),
+            np.float32(1) / (np.float32(1) + np.exp(-chosen["log_odds"])),
         )
         return voxel_average(cloud, voxel_m, max_points) if voxel_m else cloud
 
@@ -226,15 +241,18 @@ class SurfelMap:
 
     def _fuse_view(self, view: _View, bootstrap: bool) -> tuple[FuseStatistics, NDArray[np.int64]]:
         """Carve, refine and merge one depth map; returns the pixels by reason as well."""
-        self._reserve_table(self._living + view.measured)
+        spare = self._reserve_table(self._living + view.measured)
         self._view += 1
         config, surfels_, table = self.config, self._surfels, self._table
         voxel, max_depth = np.float32(config.voxel_m), np.float32(config.max_depth_m)
         least_cosine = np.float32(math.cos(math.radians(config.max_incidence_deg)))
-        planes = kernels_planes.tile_planes(view.depth, view.intrinsics)
+        turn, shift = _rotation_translation(view.map_from_camera)
+        planes = kernels_planes.tile_planes(view.depth, view.intrinsics, turn)
         rotation, translation = _rotation_translation(view.map_from_camera.inverse())
-        owner, refined, carved, merged = kernels_observe.observe(
-            surfels_,
+        owner, refined, carved, merged, moved = kernels_observe.observe(
+            surfels_.position,
+            surfels_.data,
+            surfels_.bounds,
             table,
             self._rows,
             self._visible(view.model, rotation, translation, 0.0),
@@ -251,11 +269,13 @@ class SurfelMap:
             least_cosine,
             config.carve,
             self._view,
+            spare // 2,
         )
         rows_before = self._rows
-        rotation, translation = _rotation_translation(view.map_from_camera)
         self._rows, counts = kernels_merge.merge(
-            surfels_,
+            surfels_.position,
+            surfels_.data,
+            surfels_.bounds,
             table,
             self._rows,
             self._capacity,
@@ -265,19 +285,20 @@ class SurfelMap:
             view.rgb,
             planes,
             view.intrinsics,
-            rotation,
-            translation,
+            turn,
+            shift,
             voxel,
             max_depth,
             least_cosine,
             self._view,
+            spare // 2,
         )
         if bootstrap:
-            surfels_.flags[rows_before : self._rows] |= surfels.BOOTSTRAP
+            surfels_.data["flags"][rows_before : self._rows] |= surfels.BOOTSTRAP
         added, updated = int(counts[kernels_merge.ADDED]), int(counts[kernels_merge.UPDATED])
         gone = carved + merged + int(counts[kernels_merge.JOINED])
         self._living += added - gone
-        self._removed_slots += gone
+        self._removed_slots += gone + moved + int(counts[kernels_merge.MOVES])
         self._most_rows = max(self._most_rows, self._rows)
         return FuseStatistics(added, refined + updated, carved), counts
 
@@ -291,30 +312,39 @@ class SurfelMap:
         if surplus > 0:
             count = min(self._living, surplus + int(_EVICTION_SLACK * self._capacity))
             evicted = surfels.evict(
-                self._surfels, self._rows, count, self._view, kernels_observe.MOST_LOG_ODDS
+                self._surfels.position,
+                self._surfels.data,
+                self._rows,
+                count,
+                self._view,
+                kernels_observe.MOST_LOG_ODDS,
             )
             self._living -= evicted
             logger.debug("map: evicted %d of %d surfels", evicted, evicted + self._living)
-        self._rows = surfels.compact(self._surfels, self._rows)
+        self._rows = surfels.compact(*self._surfels, self._rows)
         self._tidy(self._living + needed)
         return evicted
 
-    def _reserve_table(self, rows: int) -> None:
-        """Make the hash large enough for `rows` surfels."""
+    def _reserve_table(self, rows: int) -> int:
+        """Make the hash large enough for `rows` surfels; returns the slots it can still lose."""
         rows = min(rows, self._capacity)
-        if rows * surfels.SLOTS_PER_ROW > self._table.size:
+        if (
+            rows * surfels.SLOTS_PER_ROW > self._table.size
+            or self._removed_slots > _REMOVED_FRACTION * self._table.size
+        ):
             self._tidy(rows)
+        return int(_FULL_FRACTION * self._table.size) - rows - self._removed_slots
 
     def _tidy(self, rows: int) -> None:
-        """Rebuild the hash, twice as large until `rows` surfels fit in."""
+        """Rebuild the hash, larger until `rows` surfels fit in."""
         size = self._table.size / surfels.SLOTS_PER_ROW
         while size < min(rows, self._capacity):
-            size *= 2
+            size *= _TABLE_GROWTH
         wanted = min(int(size), self._capacity)
         if wanted * surfels.SLOTS_PER_ROW > self._table.size:
             self._table = np.empty(0, np.int32)  # the old one goes before the new one comes
             self._table = surfels.new_table(wanted)
-        surfels.rebuild(self._surfels, self._table, self._rows)
+        surfels.rebuild(self._surfels.data, self._table, self._rows)
         self._removed_slots = 0
 
 

@@ -32,34 +32,46 @@ CELL_LIMIT = 1 << 20
 
 
 class Surfels(NamedTuple):
-    """One row per surfel, all arrays of the same length, and the tables over them.
+    """The arrays of a map.
 
-    `normal` is the mean unit normal times 32767; its length says how well the views agree.
-    `rgb` is 8.8 fixed point. `first` and `last` count depth maps, not time. `key` is the voxel
-    under which a surfel is found. `bounds` (rows / CHUNK, 6) holds minimum and maximum of x y z.
+    Positions lie apart because projecting them, the commonest thing to do, then runs in vector
+    registers; the rest of a surfel is one record because it is wanted together, and then costs
+    one cache line and not ten.
     """
 
-    x: NDArray[np.float32]
-    y: NDArray[np.float32]
-    z: NDArray[np.float32]
-    radius: NDArray[np.float32]
-    key: NDArray[np.int64]
-    normal: NDArray[np.int16]
-    rgb: NDArray[np.uint16]
-    weight: NDArray[np.float32]
-    log_odds: NDArray[np.float32]
-    hits: NDArray[np.uint16]
-    first: NDArray[np.uint32]
-    last: NDArray[np.uint32]
-    flags: NDArray[np.uint8]
+    position: NDArray[np.float32]
+    """(3, rows) x, y, z in map; x is NaN where the surfel is dead."""
+    data: NDArray[np.void]
+    """(rows,) of SURFEL."""
     bounds: NDArray[np.float32]
+    """(rows / CHUNK, 6) minimum and maximum of x y z of each chunk."""
 
 
-ROW_BYTES = 4 * 4 + 8 + 3 * 2 + 3 * 2 + 4 + 4 + 2 + 4 + 4 + 1
-"""Bytes of one row of `Surfels` without its share of `bounds` and of the hash."""
+SURFEL = np.dtype(
+    [
+        ("key", np.int64),  # voxel under which the hash finds it
+        ("weight", np.float32),
+        ("radius", np.float32),  # [map units]
+        ("log_odds", np.float32),
+        ("first", np.uint32),  # depth maps are counted, not time
+        ("last", np.uint32),
+        # Mean unit normal times 32767; its length says how well the views agree.
+        ("nx", np.int16),
+        ("ny", np.int16),
+        ("nz", np.int16),
+        ("red", np.uint16),  # 8.8 fixed point
+        ("green", np.uint16),
+        ("blue", np.uint16),
+        ("hits", np.uint16),  # depth maps that saw it
+        ("flags", np.uint16),
+    ]
+)
+
+ROW_BYTES = 3 * 4 + SURFEL.itemsize
+"""Bytes of a surfel without its share of `bounds` and of the hash."""
 
 BYTES_PER_SURFEL = ROW_BYTES + 4 * SLOTS_PER_ROW + 6 * 4 / CHUNK
-"""Everything that one surfel costs once the map is full: 61.5 bytes."""
+"""Everything that one surfel costs once the map is full: 62.5 bytes."""
 
 
 def allocate(rows: int) -> Surfels:
@@ -68,26 +80,10 @@ def allocate(rows: int) -> Surfels:
     The operating system hands out the pages of such large arrays when they are first written,
     so an empty map costs nothing and growing needs neither a copy nor twice the memory.
     """
-    chunks = -(-rows // CHUNK)
-
-    def new(dtype: type, *shape: int) -> NDArray:
-        return np.empty((rows, *shape), dtype)
-
     return Surfels(
-        new(np.float32),
-        new(np.float32),
-        new(np.float32),
-        new(np.float32),
-        new(np.int64),
-        new(np.int16, 3),
-        new(np.uint16, 3),
-        new(np.float32),
-        new(np.float32),
-        new(np.uint16),
-        new(np.uint32),
-        new(np.uint32),
-        new(np.uint8),
-        np.empty((chunks, 6), np.float32),
+        np.empty((3, rows), np.float32),
+        np.empty(rows, SURFEL),
+        np.empty((-(-rows // CHUNK), 6), np.float32),
     )
 
 
@@ -133,36 +129,38 @@ def next_hash(h):
 
 @njit(cache=True, nogil=True)
 def slot_of(h, key, groups):
-    """Slot of a key in the group that a hash selects."""
+    """Slot of a key in the group that a hash selects.
+
+    The low bits of the hash shuffle the slots of a group: the surfels of a plane along an axis
+    would otherwise all want the same quarter of every group.
+    """
     group = ((h >> np.uint64(32)) * np.uint64(groups)) >> np.uint64(32)
     local = (key & 3) | ((key >> 19) & 12) | ((key >> 38) & 48)
-    return (np.int64(group) << 6) | local
+    return (np.int64(group) << 6) | (local ^ np.int64(h & np.uint64(63)))
 
 
 @njit(cache=True, nogil=True)
-def find(surfels, table, key, nx, ny, nz, least_cosine):
-    """Row of a surfel in cell `key` whose normal agrees with (nx, ny, nz), else -1.
+def find(data, table, key, nx, ny, nz, least_cosine):
+    """Row of a surfel in cell `key` whose normal agrees with a unit normal in map, else -1.
 
-    Args:
-        nx, ny, nz: unit normal in map.
-        least_cosine: smaller cosines of the angle between the normals are another surface.
-            Where a cell already holds two surfaces the one that agrees better is taken if
-            `least_cosine` is negative, so that a cell never holds three.
+    Smaller cosines of the angle between the normals than `least_cosine` are another surface.
+    Where a cell already holds two surfaces the one that agrees better is taken if
+    `least_cosine` is negative, so that a cell never holds three.
     """
     groups = table.size >> 6
     h = first_hash(key)
     seen = 0
-    best, best_cosine = -1, -2.0
+    best, best_cosine = np.int64(-1), np.float32(-2)
     while True:
-        row = table[slot_of(h, key, groups)]
+        row = np.int64(table[slot_of(h, key, groups)])
         if row == EMPTY:
-            return best if seen >= 2 and least_cosine < 0 else -1
-        if row >= 0 and surfels.key[row] == key:
-            a = surfels.normal[row, 0]
-            b = surfels.normal[row, 1]
-            c = surfels.normal[row, 2]
-            length = np.float32(np.sqrt(np.float32(a) * a + np.float32(b) * b + np.float32(c) * c))
-            cosine = (a * nx + b * ny + c * nz) / (length + np.float32(1e-6))
+            return best if seen >= 2 and least_cosine < 0 else np.int64(-1)
+        if row >= 0 and data[row].key == key:
+            a = np.float32(data[row].nx)
+            b = np.float32(data[row].ny)
+            c = np.float32(data[row].nz)
+            length = np.sqrt(a * a + b * b + c * c) + np.float32(1e-6)
+            cosine = (a * nx + b * ny + c * nz) / length
             if cosine >= least_cosine:
                 return row
             seen += 1
@@ -200,11 +198,11 @@ def take_out(table, key, row):
 
 
 @njit(cache=True, nogil=True)
-def kill(surfels, table, row):
+def kill(position, data, table, row):
     """Take a surfel out of the map; its NaN position keeps it out of every image."""
-    take_out(table, surfels.key[row], row)
-    surfels.flags[row] = 0
-    surfels.x[row] = np.nan
+    take_out(table, data[row].key, row)
+    data[row].flags = 0
+    position[0, row] = np.nan
 
 
 MOST_WEIGHT = 1000.0
@@ -212,131 +210,126 @@ MOST_WEIGHT = 1000.0
 
 
 @njit(cache=True, nogil=True)
-def average(surfels, row, a, x, y, z, nx, ny, nz, red, green, blue):
-    """Move a surfel by the fraction `a` towards a measurement; colours are 8.8 fixed point."""
-    surfels.x[row] += a * (x - surfels.x[row])
-    surfels.y[row] += a * (y - surfels.y[row])
-    surfels.z[row] += a * (z - surfels.z[row])
-    full = np.float32(32767)
-    normal = surfels.normal[row]
-    normal[0] = np.int16(np.rint(normal[0] + a * (nx * full - normal[0])))
-    normal[1] = np.int16(np.rint(normal[1] + a * (ny * full - normal[1])))
-    normal[2] = np.int16(np.rint(normal[2] + a * (nz * full - normal[2])))
-    rgb = surfels.rgb[row]
-    rgb[0] = np.uint16(rgb[0] + a * (red - np.float32(rgb[0])) + np.float32(0.5))
-    rgb[1] = np.uint16(rgb[1] + a * (green - np.float32(rgb[1])) + np.float32(0.5))
-    rgb[2] = np.uint16(rgb[2] + a * (blue - np.float32(rgb[2])) + np.float32(0.5))
+def _drawn(value, target, share):
+    """A colour or normal moved by a share towards another, not yet rounded."""
+    old = np.float32(value)
+    return old + share * (target - old)
 
 
 @njit(cache=True, nogil=True)
-def absorb(surfels, row, other):
-    """Average surfel `other` into `row`; the caller kills it."""
-    weight = surfels.weight[other]
-    share = weight / (weight + surfels.weight[row])
-    scale = np.float32(1 / 32767)
-    normal, rgb = surfels.normal[other], surfels.rgb[other]
-    average(
-        surfels, row, share, surfels.x[other], surfels.y[other], surfels.z[other],
-        normal[0] * scale, normal[1] * scale, normal[2] * scale,
-        np.float32(rgb[0]), np.float32(rgb[1]), np.float32(rgb[2]),
-    )  # fmt: skip
-    surfels.weight[row] = min(np.float32(MOST_WEIGHT), surfels.weight[row] + weight)
-    surfels.radius[row] = min(surfels.radius[row], surfels.radius[other])
-    surfels.log_odds[row] = max(surfels.log_odds[row], surfels.log_odds[other])
-    surfels.hits[row] = max(surfels.hits[row], surfels.hits[other])
-    surfels.first[row] = min(surfels.first[row], surfels.first[other])
-    surfels.last[row] = max(surfels.last[row], surfels.last[other])
-    surfels.flags[row] |= surfels.flags[other]
+def average(position, data, row, share, x, y, z, nx, ny, nz, red, green, blue):
+    """Move a surfel by a share towards a measurement; colours are 8.8 fixed point."""
+    position[0, row] += share * (x - position[0, row])
+    position[1, row] += share * (y - position[1, row])
+    position[2, row] += share * (z - position[2, row])
+    s = data[row]
+    full = np.float32(32767)
+    half = np.float32(0.5)
+    s.nx = np.int16(np.floor(_drawn(s.nx, nx * full, share) + half))
+    s.ny = np.int16(np.floor(_drawn(s.ny, ny * full, share) + half))
+    s.nz = np.int16(np.floor(_drawn(s.nz, nz * full, share) + half))
+    s.red = np.uint16(_drawn(s.red, red, share) + half)
+    s.green = np.uint16(_drawn(s.green, green, share) + half)
+    s.blue = np.uint16(_drawn(s.blue, blue, share) + half)
 
+
+@njit(cache=True, nogil=True)
+def absorb(position, data, row, other):
+    """Average surfel `other` into `row`; the caller kills it."""
+    s, o = data[row], data[other]
+    share = o.weight / (o.weight + s.weight)
+    scale = np.float32(1 / 32767)
+    average(
+        position, data, row, share, position[0, other], position[1, other], position[2, other],
+        o.nx * scale, o.ny * scale, o.nz * scale,
+        np.float32(o.red), np.float32(o.green), np.float32(o.blue),
+    )  # fmt: skip
+    s.weight = min(np.float32(MOST_WEIGHT), s.weight + o.weight)
+    s.radius = min(s.radius, o.radius)
+    s.log_odds = max(s.log_odds, o.log_odds)
+    s.hits = max(s.hits, o.hits)
+    s.first = min(s.first, o.first)
+    s.last = max(s.last, o.last)
+    s.flags |= o.flags
+
+
+@njit(cache=True, nogil=True)
+def extend_bounds(position, bounds, row, is_new):
+    """Make the box of a row's chunk hold its position; the first new row of a chunk opens it."""
+    box = row // CHUNK
+    opens = is_new and row % CHUNK == 0
+    for axis in range(3):
+        value = position[axis, row]
+        if opens:
+            bounds[box, axis] = value
+            bounds[box, axis + 3] = value
+        else:
+            bounds[box, axis] = min(bounds[box, axis], value)
+            bounds[box, axis + 3] = max(bounds[box, axis + 3], value)
+
+
+UNMOVED, MOVED, MERGED = 0, 1, 2
 
 SAME_COSINE = 0.5
 """Surfels of two cells are one surface only if their normals differ by less than 60 degrees."""
 
 
 @njit(cache=True, nogil=True)
-def rekey(surfels, table, row, voxel):
+def key_at(position, row, inverse_voxel):
+    """Key of the cell in which a surfel lies."""
+    return pack_key(
+        np.floor(position[0, row] * inverse_voxel),
+        np.floor(position[1, row] * inverse_voxel),
+        np.floor(position[2, row] * inverse_voxel),
+    )
+
+
+@njit(cache=True, nogil=True)
+def rekey(position, data, bounds, table, row, key):
     """Enter a surfel under the cell in which it now lies, or merge it with the one there.
 
     Returns:
-        (row that holds the surfel now, surfels that vanished: 0 or 1).
+        (row that holds the surfel now; what happened: MOVED or MERGED).
     """
-    inverse = np.float32(1) / np.float32(voxel)
-    key = pack_key(
-        np.floor(surfels.x[row] * inverse),
-        np.floor(surfels.y[row] * inverse),
-        np.floor(surfels.z[row] * inverse),
-    )
-    if key == surfels.key[row]:
-        return row, 0
-    normal = surfels.normal[row]
-    a, b, c = np.float32(normal[0]), np.float32(normal[1]), np.float32(normal[2])
+    a, b, c = np.float32(data[row].nx), np.float32(data[row].ny), np.float32(data[row].nz)
     length = np.sqrt(a * a + b * b + c * c) + np.float32(1e-6)
-    a, b, c = a / length, b / length, c / length
-    other = find(surfels, table, key, a, b, c, SAME_COSINE)
+    other = find(data, table, key, a / length, b / length, c / length, SAME_COSINE)
     if other < 0:
-        take_out(table, surfels.key[row], row)
-        surfels.key[row] = key
+        take_out(table, data[row].key, row)
+        data[row].key = key
         put(table, key, row)
-        extend_bounds(surfels, row, False)
-        return row, 0
-    absorb(surfels, other, row)
-    kill(surfels, table, row)
-    return other, 1
+        extend_bounds(position, bounds, row, False)
+        return np.int64(row), MOVED
+    absorb(position, data, other, row)
+    kill(position, data, table, row)
+    return other, MERGED
 
 
 @njit(cache=True, nogil=True)
-def rebuild(surfels, table, rows):
+def rebuild(data, table, rows):
     """Enter all living rows into the table anew."""
     table[:] = EMPTY
     for row in range(rows):
-        if surfels.flags[row] & ALIVE:
-            put(table, surfels.key[row], row)
+        if data[row].flags & ALIVE:
+            put(table, data[row].key, row)
 
 
 @njit(cache=True, nogil=True)
-def extend_bounds(surfels, row, is_new):
-    """Make the box of a row's chunk hold its position; the first new row of a chunk opens it."""
-    box = surfels.bounds[row // CHUNK]
-    x, y, z = surfels.x[row], surfels.y[row], surfels.z[row]
-    if is_new and row % CHUNK == 0:
-        box[0] = box[3] = x
-        box[1] = box[4] = y
-        box[2] = box[5] = z
-        return
-    box[0] = min(box[0], x)
-    box[1] = min(box[1], y)
-    box[2] = min(box[2], z)
-    box[3] = max(box[3], x)
-    box[4] = max(box[4], y)
-    box[5] = max(box[5], z)
-
-
-@njit(cache=True, nogil=True)
-def compact(surfels, rows):
+def compact(position, data, bounds, rows):
     """Move the living rows down, keeping their order. Returns how many there are.
 
     The hash must be rebuilt afterwards.
     """
     to = 0
     for row in range(rows):
-        if not surfels.flags[row] & ALIVE:
+        if not data[row].flags & ALIVE:
             continue
         if to != row:
-            surfels.x[to] = surfels.x[row]
-            surfels.y[to] = surfels.y[row]
-            surfels.z[to] = surfels.z[row]
-            surfels.radius[to] = surfels.radius[row]
-            surfels.key[to] = surfels.key[row]
-            for i in range(3):
-                surfels.normal[to, i] = surfels.normal[row, i]
-                surfels.rgb[to, i] = surfels.rgb[row, i]
-            surfels.weight[to] = surfels.weight[row]
-            surfels.log_odds[to] = surfels.log_odds[row]
-            surfels.hits[to] = surfels.hits[row]
-            surfels.first[to] = surfels.first[row]
-            surfels.last[to] = surfels.last[row]
-            surfels.flags[to] = surfels.flags[row]
-        extend_bounds(surfels, to, True)
+            position[0, to] = position[0, row]
+            position[1, to] = position[1, row]
+            position[2, to] = position[2, row]
+            data[to] = data[row]
+        extend_bounds(position, bounds, to, True)
         to += 1
     return to
 
@@ -345,29 +338,29 @@ PRIORITY_LEVELS = 1024
 
 
 @njit(cache=True, nogil=True)
-def _priority(surfels, row, view, oldest, most_log_odds):
+def _priority(data, row, view, oldest, most_log_odds):
     """0 goes first: half confidence, half how lately it was seen; the bootstrap is above all."""
-    confidence = max(np.float32(0), surfels.log_odds[row]) / most_log_odds
-    age = np.float32(view - surfels.last[row]) / np.float32(max(1, view - oldest))
+    confidence = max(np.float32(0), data[row].log_odds) / most_log_odds
+    age = np.float32(view - data[row].last) / np.float32(max(1, view - oldest))
     level = int((confidence + np.float32(1) - age) * np.float32(0.5 * (PRIORITY_LEVELS - 1)))
     level = max(0, min(PRIORITY_LEVELS - 1, level))
-    return level + PRIORITY_LEVELS if surfels.flags[row] & BOOTSTRAP else level
+    return level + PRIORITY_LEVELS if data[row].flags & BOOTSTRAP else level
 
 
 @njit(cache=True, nogil=True)
-def evict(surfels, rows, count, view, most_log_odds):
+def evict(position, data, rows, count, view, most_log_odds):
     """Mark `count` living surfels dead, those of the lowest priority first.
 
     Ties go by row, oldest first. `compact` and `rebuild` must follow. Returns the count.
     """
     oldest = np.uint32(view)
     for row in range(rows):
-        if surfels.flags[row] & ALIVE:
-            oldest = min(oldest, surfels.last[row])
+        if data[row].flags & ALIVE:
+            oldest = min(oldest, data[row].last)
     histogram = np.zeros(2 * PRIORITY_LEVELS, np.int64)
     for row in range(rows):
-        if surfels.flags[row] & ALIVE:
-            histogram[_priority(surfels, row, view, oldest, most_log_odds)] += 1
+        if data[row].flags & ALIVE:
+            histogram[_priority(data, row, view, oldest, most_log_odds)] += 1
     limit, below = 0, 0
     while limit < histogram.size and below + histogram[limit] <= count:
         below += histogram[limit]
@@ -375,13 +368,13 @@ def evict(surfels, rows, count, view, most_log_odds):
     of_limit = count - below
     gone = 0
     for row in range(rows):
-        if not surfels.flags[row] & ALIVE:
+        if not data[row].flags & ALIVE:
             continue
-        level = _priority(surfels, row, view, oldest, most_log_odds)
+        level = _priority(data, row, view, oldest, most_log_odds)
         if level < limit or (level == limit and of_limit > 0):
             if level == limit:
                 of_limit -= 1
-            surfels.flags[row] = 0
-            surfels.x[row] = np.nan
+            data[row].flags = 0
+            position[0, row] = np.nan
             gone += 1
     return gone
