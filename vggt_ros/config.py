@@ -91,6 +91,14 @@ class IngestConfig:
     min_cameras: int = parameter(
         0, "smallest number of cameras of a set; 0: all of them", low=0, high=16
     )
+    silent_after_s: float = parameter(
+        10.0,
+        "a camera without a usable image for so long is left out of the sets until it has one "
+        "again; 0: it is waited for; only while min_cameras is 0",
+        unit="s",
+        low=0.0,
+        high=3600.0,
+    )
     reliability: str = parameter(
         "auto",
         "of image subscriptions: best_effort matches every driver but loses large images on a "

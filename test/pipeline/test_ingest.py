@@ -138,6 +138,108 @@ def test_camera_that_never_sends_blocks_only_while_all_are_needed():
     assert ingest.silent == ("c1",)
 
 
+def instants(cameras, first, count, **changes):
+    """Images of some cameras at one instant after the other."""
+    return [
+        shot(c, k * PERIOD_NS, **changes) for k in range(first, first + count) for c in cameras
+    ]
+
+
+def sizes(sets):
+    return [len(s.images) for s in sets]
+
+
+@pytest.mark.parametrize("sent_before", [0, 3])
+def test_silent_camera_is_left_out_until_it_is_back(sent_before, caplog):
+    config = IngestConfig(silent_after_s=2.0, queue_size=4)
+    ingest = Ingest(names(3), {}, config)
+    assert sizes(run(ingest, instants(names(3), 0, sent_before))) == [3] * sent_before
+    waiting = run(ingest, instants(("c0", "c1"), sent_before, 20))
+    assert waiting == []
+    assert ingest.left_out == ()
+    gone = run(ingest, instants(("c0", "c1"), sent_before + 20, 10))
+    # those in the queues, in which there is room for 4, and all that follow
+    assert sizes(gone) == [2] * 13
+    assert ingest.left_out == ("c2",)
+    assert caplog.text.count("camera 'c2': no image for 2.0 s; sets go on without it") == 1
+    back = run(ingest, instants(names(3), sent_before + 30, 5))
+    assert sizes(back) == [2, 3, 3, 3, 3]  # its first image is late: nobody waited for it
+    assert ingest.left_out == ()
+    # needed again: one missing image drops the set
+    after = sent_before + 35
+    partly = [*instants(("c0", "c1"), after, 1), *instants(names(3), after + 1, 2)]
+    assert sizes(run(ingest, partly)) == [3, 3]
+
+
+def test_silence_is_measured_by_the_clock_of_each_camera():
+    """A camera whose clock is wrong by years does not make the others silent."""
+    ingest = Ingest(names(2), {}, IngestConfig(silent_after_s=2.0))
+    ahead = [shot("c1", 10**18 + k * PERIOD_NS) for k in range(50)]
+    for k, image in enumerate(ahead):
+        ingest.put(shot("c0", k * PERIOD_NS))
+        ingest.put(image)
+    assert ingest.left_out == ()
+
+
+def test_slow_cameras_are_not_silent_for_one_image():
+    ingest = Ingest(names(2), {}, IngestConfig(silent_after_s=2.0))
+    minutes = [shot("c0", k * 60 * 10**9) for k in range(4)]
+    assert run(ingest, minutes) == []
+    assert ingest.left_out == ()
+    run(ingest, [shot("c0", 4 * 60 * 10**9)])
+    assert ingest.left_out == ("c1",)
+
+
+def test_waiting_for_ever_on_request():
+    ingest = Ingest(names(2), {}, IngestConfig(silent_after_s=0.0))
+    assert run(ingest, instants(["c0"], 0, 500)) == []
+    assert ingest.left_out == ()
+    ingest.leave_out("c1")
+    assert ingest.left_out == ("c1",)
+    assert sizes(run(ingest, instants(["c0"], 500, 1))) == [1] * 8
+
+
+def test_all_but_one_camera_silent():
+    ingest = Ingest(names(3), {}, IngestConfig(silent_after_s=1.0))
+    sets = run(ingest, instants(["c0"], 0, 30))
+    assert sizes(sets)[-1] == 1
+    assert ingest.left_out == ("c1", "c2")
+
+
+def test_a_clock_that_goes_back_starts_the_count_again():
+    ingest = Ingest(names(2), {}, IngestConfig(silent_after_s=2.0))
+    run(ingest, instants(["c0"], 100, 15))
+    run(ingest, instants(["c0"], 0, 15))
+    assert ingest.left_out == ()
+    run(ingest, instants(["c0"], 15, 10))
+    assert ingest.left_out == ("c1",)
+    ingest.reset()
+    assert ingest.left_out == ()
+
+
+def test_camera_with_faulty_images_is_left_out_until_they_are_good(caplog):
+    config = IngestConfig(silent_after_s=1.0)
+
+    def frames(ingest, first, count, data):
+        found = []
+        for k in range(first, first + count):
+            ingest.put(shot("c0", k * PERIOD_NS))
+            frame_set = ingest.add(shot("c1", k * PERIOD_NS, data, "jpeg"))
+            found.append(frame_set and len(frame_set.frames))
+        return found
+
+    good = jpeg(16, 12)
+    with Ingest(names(2), {}, config) as ingest:
+        assert frames(ingest, 0, 2, good) == [2, 2]
+        assert frames(ingest, 2, 15, good[:100]) == [None] * 10 + [1] * 5
+        assert ingest.left_out == ("c1",)
+        assert ingest.counts == {"corrupt": 15, "incomplete": 10}
+        assert frames(ingest, 17, 2, good) == [2, 2]
+        assert ingest.left_out == ()
+        assert frames(ingest, 19, 1, good[:100]) == [None]
+    assert caplog.text.count("camera 'c1': no usable image for 1.0 s") == 1
+
+
 def test_fast_cameras_take_the_closest_images():
     ingest = Ingest(names(2), {}, IngestConfig(max_skew_ms=20.0))
     ingest.put(shot("c0", 0))

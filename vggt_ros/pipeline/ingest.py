@@ -37,6 +37,9 @@ _JUMP_NS = 1_000_000_000
 _BACKWARD_RUN = 5
 """So many images in a row, each newer than the one before, but all older than what came earlier,
 are a clock that was set back too: the loop of a short bag."""
+_LEAST_MISSED = 5
+"""Fewer images that another camera sent meanwhile do not make a camera silent: sets may be taken
+minutes apart."""
 _MAX_THREADS = 4
 
 
@@ -68,6 +71,9 @@ class Ingest:
     calibration     CameraInfo does not fit the image
     incomplete      whole, but too few others of its set could be decoded
     =============== =================================================================
+
+    Where all cameras are needed, one that has sent nothing usable for `silent_after_s` is left
+    out, so that it does not stop the others; its next good image makes it needed again.
 
     Args:
         cameras: names in the fixed order of views.
@@ -102,12 +108,18 @@ class Ingest:
         self.clock_resets = 0
         self._config = config
         self._skew_ns = int(config.max_skew_ms * 1e6)
-        self._needed = config.min_cameras or len(cameras)
         self._models = {name: models.get(name) for name in cameras}
         self._queues: dict[str, deque[StampedImage]] = {name: deque() for name in cameras}
         self._last: dict[str, int] = {}
         self._backward: dict[str, list[int]] = {}
         self._absent: set[str] = set()
+        self._silent_ns = int(config.silent_after_s * 1e9)
+        self._missed: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in cameras}
+        """By camera, what each other one has sent since its last image: first stamp, number."""
+        self._faulty_since: dict[str, tuple[int, int]] = {}
+        """By camera whose last image could not be used: stamp of the first such, number."""
+        self._silent: set[str] = set()
+        self._faulty: set[str] = set()
         self._taken_until: int | None = None
         self._sizes: dict[str, tuple[int, int]] = {}
         self._warned: set[tuple[str, str]] = set()
@@ -155,6 +167,17 @@ class Ingest:
         """Cameras that never sent an image."""
         return tuple(name for name in self.cameras if not self.received[name])
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Cameras that are not waited for, because nothing usable came for `silent_after_s`."""
+        return tuple(name for name in self.cameras if name in self._silent | self._faulty)
+
+    def leave_out(self, camera: str) -> None:
+        """Do not wait for a camera until it sends."""
+        self._check_camera(camera)
+        with self._lock:
+            self._silent.add(camera)
+
     # ------------------------------------------------------------------ matching
 
     def add(self, image: StampedImage) -> FrameSet | None:
@@ -184,7 +207,7 @@ class Ingest:
     def finish(self) -> None:
         """Nothing more will come: do not wait for cameras with empty queues any longer."""
         with self._lock:
-            if self._needed < len(self.cameras):
+            if self._needed() < len(self.cameras):
                 self._absent = {name for name in self.cameras if not self._queues[name]}
 
     def reset(self) -> None:
@@ -193,6 +216,14 @@ class Ingest:
             self._forget("clock_jump")
             self._sizes.clear()
             self._warned.clear()
+            self._silent.clear()
+            self._faulty.clear()
+
+    def _needed(self) -> int:
+        """Cameras that make a set."""
+        if self._config.min_cameras:
+            return self._config.min_cameras
+        return max(1, len(self.cameras) - len(self._silent | self._faulty))
 
     def _put(self, image: StampedImage) -> None:
         name, stamp = image.camera, image.stamp_ns
@@ -210,6 +241,7 @@ class Ingest:
             self._forget("clock_jump")
         self._backward.pop(name, None)
         self._last[name] = stamp
+        self._note_arrival(name, stamp)
         if name in self._absent:
             self._absent.discard(name)
             if self._taken_until is not None and stamp <= self._taken_until:
@@ -220,6 +252,44 @@ class Ingest:
             queue.popleft()
             self._drop(name, "overflow")
         queue.append(image)
+
+    def _note_arrival(self, name: str, stamp: int) -> None:
+        """Tell who has been silent, each camera by its own clock: clocks may differ by hours."""
+        if not self._silent_ns:
+            return
+        self._missed[name].clear()
+        if name in self._silent:
+            self._silent.discard(name)
+            _LOG.info("camera '%s': sends again", name)
+        for other in self.cameras:
+            if other == name:
+                continue
+            since, number = self._missed[other].get(name, (stamp, 0))
+            self._missed[other][name] = since, number + 1
+            if other not in self._silent and self._is_over(stamp - since, number + 1):
+                self._silent.add(other)
+                self._warn_left_out(other, f"no image for {(stamp - since) * 1e-9:.1f} s")
+
+    def _note_usable(self, image: StampedImage, usable: bool) -> None:
+        """Tell whose images have been faulty for long."""
+        name = image.camera
+        if usable or not self._silent_ns:
+            self._faulty_since.pop(name, None)
+            self._faulty.discard(name)
+            return
+        since, number = self._faulty_since.get(name, (image.stamp_ns, 0))
+        self._faulty_since[name] = since, number + 1
+        duration = image.stamp_ns - since
+        if name not in self._faulty and self._is_over(duration, number + 1):
+            self._faulty.add(name)
+            self._warn_left_out(name, f"no usable image for {duration * 1e-9:.1f} s")
+
+    def _is_over(self, duration_ns: int, images: int) -> bool:
+        return duration_ns >= self._silent_ns and images >= _LEAST_MISSED
+
+    def _warn_left_out(self, name: str, why: str) -> None:
+        if not self._config.min_cameras:
+            _LOG.warning("camera '%s': %s; sets go on without it until it is back", name, why)
 
     def _is_set_back(self, name: str, stamp: int, last: int) -> bool:
         if last - stamp > _JUMP_NS:
@@ -237,6 +307,9 @@ class Ingest:
         self._last.clear()
         self._backward.clear()
         self._absent.clear()
+        self._faulty_since.clear()
+        for missed in self._missed.values():
+            missed.clear()
         self._taken_until = None
 
     def _take(self) -> ImageSet | None:
@@ -245,14 +318,16 @@ class Ingest:
             if not heads:
                 return None
             end = min(heads) + self._skew_ns
+            needed = self._needed()
             members = [n for n, q in self._queues.items() if q and q[0].stamp_ns <= end]
-            waiting = [n for n, q in self._queues.items() if not q and n not in self._absent]
+            gone = self._absent | self._silent
+            waiting = [n for n, q in self._queues.items() if not q and n not in gone]
             is_full = any(len(q) >= self._config.queue_size for q in self._queues.values())
             if len(members) == len(self.cameras) or (
-                len(members) >= self._needed and (not waiting or is_full)
+                len(members) >= needed and (not waiting or is_full)
             ):
                 return self._pop(members)
-            if len(members) + len(waiting) >= self._needed:
+            if len(members) + len(waiting) >= needed:
                 return None
             oldest = min(members, key=lambda n: self._queues[n][0].stamp_ns)
             self._queues[oldest].popleft()
@@ -303,13 +378,17 @@ class Ingest:
             results = list(self._pool.map(self._decode, chosen.images))
         frames = []
         for image, result in zip(chosen.images, results, strict=True):
+            with self._lock:
+                self._note_usable(image, isinstance(result, Frame))
             if isinstance(result, Frame):
                 frames.append(result)
                 continue
             with self._lock:
                 self._drop(image.camera, result[0])
             self._warn_once(image.camera, *result)
-        if len(frames) < self._needed:
+        with self._lock:
+            needed = self._needed()
+        if len(frames) < needed:
             with self._lock:
                 for frame in frames:
                     self._drop(frame.camera, "incomplete")
