@@ -7,9 +7,8 @@ import importlib
 import sys
 import time
 
-from vggt_ros.export.files import atomic_write
-
 from bench.figures import REPOSITORY, Figure, machine
+from vggt_ros.export.files import atomic_write
 
 SECTIONS = {
     "startup": "Start-up",

@@ -41,6 +41,7 @@ class Calibration:
 
     @property
     def model(self) -> CameraModel:
+        """Intrinsics of the colour camera as a distorted camera."""
         return CameraModel(
             640, 480, self.focal_px, self.focal_px, 319.5, 239.5, "plumb_bob",
             (self.k1, 0.0, 0.0, 0.0),
@@ -56,6 +57,7 @@ class Calibration:
 
     @staticmethod
     def from_vector(v: Array) -> Calibration:
+        """The inverse of `vector`."""
         return Calibration(
             500 * float(v[0]), float(v[1]), Rigid3.from_rotation_vector(v[2:5], v[5:8])
         )

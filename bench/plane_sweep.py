@@ -10,6 +10,7 @@ part of the pixels with a recorded depth. cv2.StereoSGBM on rectified pairs is t
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def picture(p: DepthPrediction, truth: NDArray[np.float32]) -> NDArray[np.uint8]
 def peer(frames: Sequence[IndoorFrame]) -> Result:
     """cv2.StereoSGBM (3-way) on each frame and the next one, rectified, left-right checked."""
     pairs, cpu = [], 0.0
-    for a, b in zip(frames[:-1], frames[1:], strict=True):
+    for a, b in itertools.pairwise(frames):
         k = a.model.matrix
         move = b.map_from_camera.inverse() @ a.map_from_camera
         start = time.process_time()
@@ -198,8 +199,8 @@ def peer(frames: Sequence[IndoorFrame]) -> Result:
         depth = np.full((a.model.height, a.model.width), np.nan, np.float32)
         depth[pixels[inside, 1], pixels[inside, 0]] = points[inside, 2]
         p = DepthPrediction(
-            f"frame{a.index}", 0, DepthKind.TRIANGULATED, depth, np.isfinite(depth).astype(np.float32), a.model,
-            a.rgb,
+            f"frame{a.index}", 0, DepthKind.TRIANGULATED, depth,
+            np.isfinite(depth).astype(np.float32), a.model, a.rgb,
         )  # fmt: skip
         pairs.append((p, a.depth))
     if not pairs:

@@ -276,8 +276,8 @@ def test_wrong_shapes_are_errors():
     prediction = predicted(z, DepthKind.DISPARITY, 0.4, 0.05)
     with pytest.raises(AlignmentError, match=r"expected reference of shape \(120, 160\)"):
         DepthAligner(AlignConfig()).align(prediction, z[:-1], POSE)
+    bad = dataclasses.replace(prediction, values=prediction.values[:10])
     with pytest.raises(AlignmentError, match="values"):
-        bad = dataclasses.replace(prediction, values=prediction.values[:10])
         DepthAligner(AlignConfig()).align(bad, z, POSE)
 
 

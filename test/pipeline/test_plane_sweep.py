@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.config import Config, PlaneSweepConfig
-from vggt_ros.errors import AlignmentError, CalibrationError, ConfigError
+from vggt_ros.config import PlaneSweepConfig
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
-from vggt_ros.pipeline.depth import make_depth_estimator
 from vggt_ros.pipeline.plane_sweep import PlaneSweep
 from vggt_ros.types import (
     AlignedScene,
@@ -121,7 +118,8 @@ def test_plane_is_exact(normal) -> None:
     for name, prediction in found.items():
         assert prediction.kind is DepthKind.TRIANGULATED
         assert prediction.values.dtype == np.float32
-        assert prediction.model == MODEL and prediction.rgb.shape == (240, 320, 3)
+        assert prediction.model == MODEL
+        assert prediction.rgb.shape == (240, 320, 3)
         error = np.abs(prediction.values / truth[name] - 1)
         valid = np.isfinite(error)
         assert valid.mean() > 0.85

@@ -17,8 +17,8 @@ from vggt_ros.mapping.surfel_map import SurfelMap
 from vggt_ros.pipeline.align_depth import DepthAligner, reference_from_points
 from vggt_ros.pipeline.align_scene import align_scene
 from vggt_ros.pipeline.bootstrap import make_bootstrapper
-from vggt_ros.pipeline.depth import make_depth_estimator
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
+from vggt_ros.pipeline.depth import make_depth_estimator
 from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.pipeline.warm_up import PlaneBootstrapper, plane_frame_set, warm_up_config

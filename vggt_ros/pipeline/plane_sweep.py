@@ -190,7 +190,9 @@ class PlaneSweep:
                 logger.debug("plane sweep: no source for %s in this set", frame.camera)
         workers = max(1, min(os.cpu_count() or 1, len(frames)))
         with ThreadPoolExecutor(workers, "plane_sweep") as pool:
-            images = dict(zip([f.camera for f in frames], pool.map(self._load, frames)))
+            images = dict(
+                zip([f.camera for f in frames], pool.map(self._load, frames), strict=True)
+            )
             estimates = list(pool.map(lambda job: self._estimate(*job, images), served))
             by_camera = {e.image.frame.camera: e for e in estimates}
             return list(pool.map(lambda e: self._finish(e, by_camera), estimates))

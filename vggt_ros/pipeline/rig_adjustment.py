@@ -2,8 +2,8 @@
 
 Feature tracks are triangulated with the given poses. The adjustment then minimises
 
-    sum rho(|reprojection error| / sigma_px) + sum |rotation off the given one|^2 / sigma_rotation^2
-                                             + sum |centre off the given one|^2 / sigma_centre^2
+    sum rho(|reprojection error| / sigma_px) + sum |turn from the given one|^2 / sigma_rotation^2
+                                             + sum |shift from the given one|^2 / sigma_centre^2
 
 over poses and points, by Gauss-Newton with the points eliminated (Triggs et al., "Bundle
 adjustment: a modern synthesis", 1999, section 6.1) and Cauchy weights. The priors hold what

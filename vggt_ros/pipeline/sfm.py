@@ -90,14 +90,12 @@ def _reconstruct(
     frames: Sequence[Frame], folder: Path, config: SfmConfig
 ) -> tuple[Any, dict[str, float]]:
     """The best reconstruction (None if there is none) and its statistics."""
-    pycolmap = import_pycolmap()
 
     def refine(model: Any) -> Any:
         adjust(model, frames, intrinsics=False)
         return choose_intrinsics(model, frames, config.intrinsics)[0]
 
-    with _quiet(pycolmap):
-        pycolmap.set_random_seed(config.seed)
+    with quiet_and_seeded(config.seed):
         workspace = ColmapWorkspace(frames, folder, config)
         workspace.match()
         found = workspace.map(refine)

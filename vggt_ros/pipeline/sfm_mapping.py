@@ -19,7 +19,12 @@ import numpy as np
 
 from vggt_ros.config import SfmConfig
 from vggt_ros.errors import AlignmentError
-from vggt_ros.pipeline.colmap_cameras import PRIOR_FOCAL, camera_to_colmap, group_cameras
+from vggt_ros.pipeline.colmap_cameras import (
+    COLMAP_PIXEL_OFFSET,
+    PRIOR_FOCAL,
+    camera_to_colmap,
+    group_cameras,
+)
 from vggt_ros.pipeline.pycolmap_import import import_pycolmap
 from vggt_ros.types import Float64, Frame
 
@@ -137,6 +142,24 @@ class ColmapWorkspace:
                 verification_options=verification,
                 device=pycolmap.Device.cpu,
             )
+
+    def verified_matches(self) -> tuple[list[Float64], dict[tuple[int, int], Any]]:
+        """Keypoints per frame, pixels (n, 2), and per pair of frames rows (m, 2) into them."""
+        pycolmap = import_pycolmap()
+
+        count = len(self.frames)
+        matches = {}
+        with pycolmap.Database.open(self._database) as database:
+            keypoints = [
+                np.asarray(database.read_keypoints(k + 1))[:, :2].astype(np.float64)
+                - COLMAP_PIXEL_OFFSET
+                for k in range(count)
+            ]
+            for i, j in itertools.combinations(range(count), 2):
+                rows = np.asarray(database.read_two_view_geometry(i + 1, j + 1).inlier_matches)
+                if len(rows):
+                    matches[i, j] = rows.reshape(-1, 2).astype(np.int64)
+        return keypoints, matches
 
     def map(self, refine: Callable[[Any], Any]) -> FoundModel | None:
         """Incremental mapping from several starts, with fixed guesses of unknown intrinsics.
