@@ -93,6 +93,7 @@ class Outcome:
         from vggt_ros.preview import write_preview
 
         cloud = self.pipeline.cloud()
+        assert self.pipeline.scene is not None  # replay_bag raises otherwise
         poses = self.pipeline.scene.map_from_camera
         write_ply(out / results.MAP, cloud)
         write_tum(out / results.TRAJECTORY, static_poses(poses), is_metric=cloud.is_metric)

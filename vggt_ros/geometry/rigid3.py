@@ -112,7 +112,7 @@ class Rigid3:
 
     def apply(self, points: ArrayLike) -> Array:
         """Points (..., 3) in source to points (..., 3) in target, float64."""
-        return np.asarray(points, np.float64) @ self.rotation.T + self.translation
+        return np.asarray(np.asarray(points, np.float64) @ self.rotation.T + self.translation)
 
 
 def nearest_rotation(matrix: ArrayLike) -> Array:

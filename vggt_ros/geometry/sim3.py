@@ -57,7 +57,8 @@ class Sim3:
 
     def apply(self, points: ArrayLike) -> Array:
         """Points (..., 3) in source to points (..., 3) in target, float64."""
-        return self.scale * (np.asarray(points, np.float64) @ self.rotation.T) + self.translation
+        turned = np.asarray(points, np.float64) @ self.rotation.T
+        return np.asarray(self.scale * turned + self.translation)
 
     def apply_to_pose(self, source_from_body: Rigid3) -> Rigid3:
         """The pose of a body in target: its origin is moved and scaled, its axes turned."""

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.config import PlaneSweepConfig
+from vggt_ros.config import Config, PlaneSweepConfig
 from vggt_ros.errors import AlignmentError, CalibrationError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline import depth_refinement_kernels as refinement
@@ -129,6 +129,10 @@ class PlaneSweep:
         self._ranking: dict[str, list[str]] = {}
         self._planes: dict[tuple[object, ...], NDArray[np.float64]] = {}
 
+    def set_config(self, config: Config) -> None:
+        """Take over what may change while mapping (`plane_sweep.min_confidence`)."""
+        self.config = config.plane_sweep
+
     def prepare(self, scene: AlignedScene) -> None:
         """Rank the sources of every camera, set its depth range, compile the kernels."""
         self._take_over(scene)
@@ -190,10 +194,9 @@ class PlaneSweep:
                 logger.debug("plane sweep: no source for %s in this set", frame.camera)
         workers = max(1, min(os.cpu_count() or 1, len(frames)))
         with ThreadPoolExecutor(workers, "plane_sweep") as pool:
-            images = dict(
-                zip([f.camera for f in frames], pool.map(self._load, frames), strict=True)
-            )
-            estimates = list(pool.map(lambda job: self._estimate(*job, images), served))
+            loaded = pool.map(self._load, frames)
+            images = {f.camera: image for f, image in zip(frames, loaded, strict=True)}
+            estimates = list(pool.map(lambda job: self._estimate(job[0], job[1], images), served))
             by_camera = {e.image.frame.camera: e for e in estimates}
             return list(pool.map(lambda e: self._finish(e, by_camera), estimates))
 
@@ -411,7 +414,7 @@ def _spacing(camera: str, poses: Mapping[str, Rigid3]) -> float:
     return min(apart, default=0.0)
 
 
-def _resized(image, model, width):  # type: ignore[no-untyped-def]
+def _resized(image: Any, model: CameraModel, width: int) -> tuple[Any, CameraModel]:
     if width == model.width:
         return np.ascontiguousarray(image), model
     smaller = model.resized(width, max(1, round(model.height * width / model.width)))

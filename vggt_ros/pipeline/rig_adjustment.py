@@ -251,4 +251,5 @@ def _rotation_vector(rotation: Float64) -> Float64:
     skew = 0.5 * (rotation - rotation.T)
     axis = np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
     sine = float(np.linalg.norm(axis))
-    return axis if sine < 1e-9 else axis * (np.arcsin(min(sine, 1.0)) / sine)
+    stretch = 1.0 if sine < 1e-9 else float(np.arcsin(min(sine, 1.0))) / sine
+    return np.asarray(axis * stretch)

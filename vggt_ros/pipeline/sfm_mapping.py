@@ -295,39 +295,6 @@ class ColmapWorkspace:
                 camera.params = [focal, *camera.params[1:]]
                 database.update_camera(camera)
 
-    def _focals_from_matches(self) -> dict[int, float]:
-        """Focal lengths [px] of unknown cameras from the fundamental matrices, good to 5-30 %.
-
-        Sweeney et al., "Optimizing the viewing graph for structure-from-motion", ICCV 2015.
-        """
-        pycolmap = import_pycolmap()
-        copy = self._folder / "focal.db"
-        shutil.copyfile(self._database, copy)
-        options = pycolmap.ViewGraphCalibrationOptions()
-        options.random_seed = self._config.seed
-        options.reestimate_relative_pose = False
-        if not pycolmap.calibrate_view_graph(copy, options):
-            return {}
-        with pycolmap.Database.open(copy) as database:
-            return {
-                camera.camera_id: float(camera.mean_focal_length())
-                for camera in database.read_all_cameras()
-                if camera.has_prior_focal_length
-            }
-
-    def _guess_focals(self, factor: float | None, focals: dict[int, float]) -> None:
-        pycolmap = import_pycolmap()
-        with pycolmap.Database.open(self._database) as database:
-            for camera in database.read_all_cameras():
-                if self.frames[self._groups.index(camera.camera_id)].model is not None:
-                    continue
-                side = max(camera.width, camera.height)
-                focal = focals.get(camera.camera_id, 0.0) if factor is None else factor * side
-                if not 0.2 * side < focal < 5 * side:
-                    focal = PRIOR_FOCAL * side
-                camera.params = [focal, *camera.params[1:]]
-                database.update_camera(camera)
-
     def _map_once(self, start: _Start) -> dict[int, Any]:
         pycolmap = import_pycolmap()
 
