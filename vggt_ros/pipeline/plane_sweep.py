@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -260,7 +261,9 @@ class PlaneSweep:
             fine = self._level(camera, sources, images, fine=True)
             size = image.model.size
             q = _enlarged(q, size, unit)
-            margin = cv2.resize(margin, size, interpolation=cv2.INTER_LINEAR)
+            margin = np.asarray(
+                cv2.resize(margin, size, interpolation=cv2.INTER_LINEAR), np.float32
+            )
             unit *= image.sweep_model.width / image.model.width
         q, information, score = _align(fine, q, unit, noise, limits, FINE_TURNS)
         sigma = 1 / np.sqrt(information + np.float32(1e-6))
@@ -424,8 +427,9 @@ def _resized(image: Any, model: CameraModel, width: int) -> tuple[Any, CameraMod
 def _window(grey: Float32, radius: int) -> tuple[Float32, Float32]:
     """Mean and variance of (2 radius + 1)^2 windows, mirrored at the border."""
     size = (2 * radius + 1, 2 * radius + 1)
-    mean = cv2.boxFilter(grey, -1, size, borderType=cv2.BORDER_REFLECT_101)
-    square = cv2.sqrBoxFilter(grey, -1, size, borderType=cv2.BORDER_REFLECT_101)
+    border = cv2.BORDER_REFLECT_101
+    mean = np.asarray(cv2.boxFilter(grey, -1, size, borderType=border), np.float32)
+    square = np.asarray(cv2.sqrBoxFilter(grey, -1, size, borderType=border), np.float32)
     return mean, np.maximum(square - mean * mean, 0)
 
 

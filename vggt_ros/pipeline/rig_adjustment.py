@@ -230,7 +230,7 @@ def _errors(
 def _in_camera(tracks: Tracks, points: Float64, poses: Sequence[Rigid3]) -> Float64:
     rotations = np.array([p.rotation for p in poses])[tracks.views]
     centres = np.array([p.translation for p in poses])[tracks.views]
-    return np.einsum("nji,nj->ni", rotations, points[tracks.tracks] - centres)
+    return np.asarray(np.einsum("nji,nj->ni", rotations, points[tracks.tracks] - centres))
 
 
 def _rays(
