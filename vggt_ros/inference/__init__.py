@@ -1,0 +1,1 @@
+"""Images into network inputs and network outputs into scenes; needs no torch."""
