@@ -152,6 +152,12 @@ class ScaleEstimate:
         """The unit of length as it is shown to people."""
         return "m" if self.is_metric else "unscaled"
 
+    def __str__(self) -> str:
+        """One line for headers of files and for people."""
+        if not self.is_metric:
+            return "unknown: lengths are not metres"
+        return f"{self.value:.6g} +- {self.sigma:.2g} m per scene unit, from {self.source.value}"
+
 
 @dataclass(frozen=True)
 class CameraResidual:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vggt_ros import results
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, ConfigError, nearest
-from vggt_ros.rig import Rig, load_rig, merge_rigs
+from vggt_ros.errors import AlignmentError, SourceError
 
 if TYPE_CHECKING:  # imported where they are used: `vggt-ros --help` must not wait for them
     from vggt_ros.pipeline.ingest import Ingest
@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="KEY=VALUE",
         help="one parameter, for instance map.voxel_m=0.01; may be repeated",
     )
-    parser.add_argument("--max-sets", type=int, default=0, metavar="N", help="stop after N sets")
+    parser.add_argument("--max-sets", type=_count, default=0, metavar="N", help="stop after N sets")
     parser.set_defaults(run=run)
 
 
@@ -62,7 +62,19 @@ def run(args: argparse.Namespace) -> int:
     outcome.write(out)
     print(outcome.summary())
     print(f"\nresults in {out}")
+    if not outcome.points:
+        raise AlignmentError(
+            f"{args.bag}: the map is empty: no depth was accepted; the cameras need texture and "
+            "overlap, and the right places (`vggt-ros check` tells); report.json counts what was "
+            "left out"
+        )
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number >= 0, got '{text}'")
+    return int(text)
 
 
 @dataclass
@@ -74,6 +86,8 @@ class Outcome:
     dropped: dict[str, int]
     images: list[PreviewImage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    points: int = 0
+    """In the map that was written."""
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`, what ingest dropped included."""
@@ -93,10 +107,18 @@ class Outcome:
         from vggt_ros.preview import write_preview
 
         cloud = self.pipeline.cloud()
-        assert self.pipeline.scene is not None  # replay_bag raises otherwise
-        poses = self.pipeline.scene.map_from_camera
-        write_ply(out / results.MAP, cloud)
-        write_tum(out / results.TRAJECTORY, static_poses(poses), is_metric=cloud.is_metric)
+        self.points = len(cloud)
+        scene = self.pipeline.scene
+        assert scene is not None  # replay_bag raises otherwise
+        poses = scene.map_from_camera
+        comments = [f"scale {scene.scale}"]
+        write_ply(out / results.MAP, cloud, comments=comments)
+        write_tum(
+            out / results.TRAJECTORY,
+            static_poses(poses),
+            is_metric=cloud.is_metric,
+            comments=comments,
+        )
         write_preview(out / results.PREVIEW, self.images, cloud, poses)
         write_text(out / results.CONFIG, dump_config(self.config))
         write_json(out / results.TIMINGS, self.pipeline.timings.summary())
@@ -125,6 +147,8 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
 
     Raises:
         SourceError: no bag, no image topics.
+        ConfigError: a camera or topic that the bag does not have.
+        CalibrationError: impossible intrinsics or transforms.
         AlignmentError: no frame set could be bootstrapped.
     """
     from tqdm import tqdm
@@ -133,25 +157,31 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
     from vggt_ros.sources.bag import BagReader
+    from vggt_ros.sources.bag_cameras import choose_cameras
 
     with ExitStack() as stack:
         bag = stack.enter_context(BagReader(path))
-        rig, topics = choose_cameras(bag, config)
+        chosen = choose_cameras(bag, config)
+        rig = chosen.rig
         config = replace(config, cameras=list(rig.names))
         pipeline = MappingPipeline(config, rig)
         ingest = stack.enter_context(
             Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
         )
-        outcome = Outcome(pipeline, config, {})
+        for topic, name in chosen.topics.items():
+            if not bag.topics[topic].count:
+                ingest.leave_out(name)
+        images = _Images(chosen.topics, ingest)
+        outcome = Outcome(pipeline, config, {}, notes=list(chosen.notes))
         failure: AlignmentError | None = None
         bar = tqdm(
-            bag.messages(list(topics)),
-            total=sum(bag.topics[t].count for t in topics),
+            bag.messages(list(chosen.topics)),
+            total=sum(bag.topics[t].count for t in chosen.topics),
             desc="replay",
             unit="image",
             disable=None if progress else True,
         )
-        for frame_set in _frame_sets(bar, topics, ingest):
+        for frame_set in images.frame_sets(bar):
             try:
                 result = pipeline.step(frame_set)
             except AlignmentError as error:
@@ -159,7 +189,7 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
                 bar.set_postfix_str("bootstrap failed")
                 continue
             if result.depth_maps:
-                depth = {d.camera: d.depth for d in result.depth_maps}
+                depth = {d.camera: d.depth for d in result.depth_maps if d.alignment.accepted}
                 outcome.images = [
                     PreviewImage(f.camera, f.rgb, depth.get(f.camera)) for f in frame_set.frames
                 ]
@@ -167,28 +197,79 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
             if max_sets and pipeline.sets_received >= max_sets:
                 break
         bar.close()
+        undecodable = sum(bag.undecodable[topic] for topic in chosen.topics)
+        outcome.dropped = dict(images.dropped + Counter({"undecodable message": undecodable}))
+        outcome.notes += images.notes()
         if bag.truncated:
             outcome.notes.append(bag.truncated)
-    outcome.dropped = dict(ingest.counts)
     if pipeline.scene is None:
-        raise failure or AlignmentError(
-            f"{path}: no complete frame set of {', '.join(rig.names)}; "
-            f"dropped: {dict(ingest.counts) or 'nothing'}; `vggt-ros check` says more"
-        )
+        raise failure or AlignmentError(_why_nothing(path, outcome))
     return outcome
 
 
-def _frame_sets(
-    messages: Iterable[BagMessage], topics: dict[str, str], ingest: Ingest
-) -> Iterator[FrameSet]:
-    """All sets of the bag, in order; what is left out is counted by `ingest`."""
-    from vggt_ros.sources.messages import any_image_from_message
+def _why_nothing(path: Path, outcome: Outcome) -> str:
+    """Why there was never a bootstrap to fail."""
+    pipeline = outcome.pipeline
+    if pipeline.sets_received:
+        return (
+            f"{path}: the bag has {pipeline.sets_received} frame sets, but the bootstrap needs "
+            f"{pipeline.bootstrapper.sets_needed} (sfm.sets)"
+        )
+    dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(outcome.dropped.items()))
+    notes = "".join(f"; {note}" for note in outcome.notes)
+    return (
+        f"{path}: no complete frame set of {', '.join(outcome.config.cameras)}; images dropped: "
+        f"{dropped or 'none'}{notes}; leave cameras out with --set cameras=a,b or let sets be "
+        "incomplete with --set ingest.min_cameras=2; `vggt-ros check` says more"
+    )
 
-    for topic, _, message in messages:
-        ingest.put(any_image_from_message(message, topics[topic]))
-        yield from _ready(ingest)
-    ingest.finish()
-    yield from _ready(ingest)
+
+class _Images:
+    """The images of a bag on their way into ingest; faulty ones are counted."""
+
+    def __init__(self, topics: dict[str, str], ingest: Ingest) -> None:
+        self._topics = topics
+        self._ingest = ingest
+        self._unreadable: Counter[str] = Counter()
+        self._first_errors: dict[str, str] = {}
+
+    def frame_sets(self, messages: Iterable[BagMessage]) -> Iterator[FrameSet]:
+        """All sets of the bag, in order."""
+        from vggt_ros.sources.messages import any_image_from_message
+
+        for topic, _, message in messages:
+            camera = self._topics[topic]
+            try:
+                image = any_image_from_message(message, camera)
+            except SourceError as error:
+                self._unreadable[camera] += 1
+                self._first_errors.setdefault(camera, str(error))
+                continue
+            self._ingest.put(image)
+            yield from _ready(self._ingest)
+        self._ingest.finish()
+        yield from _ready(self._ingest)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Images that are in no set, by reason."""
+        return self._ingest.counts + Counter({"unreadable image": self._unreadable.total()})
+
+    def notes(self) -> list[str]:
+        """What a person should know of the cameras."""
+        notes = [
+            f"{text} ({self._unreadable[camera]} images)"
+            for camera, text in self._first_errors.items()
+        ]
+        for name in self._ingest.silent:
+            if name not in self._first_errors:
+                notes.append(f"camera '{name}' never sent an image")
+        for name in self._ingest.left_out:
+            if name not in self._ingest.silent:
+                notes.append(f"camera '{name}' was left out at the end: no usable images")
+        if self._ingest.clock_resets:
+            notes.append(f"stamps went back {self._ingest.clock_resets} times")
+        return notes
 
 
 def _ready(ingest: Ingest) -> Iterator[FrameSet]:
@@ -196,35 +277,3 @@ def _ready(ingest: Ingest) -> Iterator[FrameSet]:
         frame_set = ingest.decode_set(chosen)
         if frame_set is not None:
             yield frame_set
-
-
-def choose_cameras(bag: BagReader, config: Config) -> tuple[Rig, dict[str, str]]:
-    """The rig, and the image topic of each camera.
-
-    What the bag knows (CameraInfo, TF) is completed and overruled by `rig_file`; `cameras`
-    chooses and orders.
-
-    Raises:
-        ConfigError: a camera that the bag does not have.
-        SourceError: the bag has no image topics.
-    """
-    rig = bag.rig()
-    topic_of = {camera.name: camera.image for camera in rig.cameras}
-    if config.rig_file:
-        rig = merge_rigs(rig, load_rig(config.rig_file))
-    for camera in rig.cameras:
-        if camera.image and camera.image in bag.topics:
-            topic_of[camera.name] = camera.image
-    names = config.cameras or [n for n in rig.names if n in topic_of]
-    for name in names:
-        configured = config.camera.get(name)
-        if configured is not None and configured.image_topic:
-            topic_of[name] = configured.image_topic
-        if topic_of.get(name) not in bag.topics:
-            raise ConfigError(
-                f"camera '{name}': the bag has no image topic for it{nearest(name, topic_of)}; "
-                f"image topics: {', '.join(sorted(topic_of.values()))}"
-            )
-    by_name = {camera.name: camera for camera in rig.cameras}
-    chosen = Rig(tuple(by_name[n] for n in names if n in by_name), rig.rig_frame)
-    return chosen, {topic_of[name]: name for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -74,7 +75,7 @@ class MappingPipeline:
         self._given_bootstrapper = bootstrapper
         self._bootstrapper: Bootstrapper | None = bootstrapper
         self._collected: list[FrameSet] = []
-        self._retry_at_ns = 0
+        self._failed_at_ns: int | None = None
         self._undistorter = Undistorter()
 
     @property
@@ -111,7 +112,7 @@ class MappingPipeline:
         self.state = PipelineState.COLLECTING
         self.failure = ""
         self._collected.clear()
-        self._retry_at_ns = 0
+        self._failed_at_ns = None
 
     def step(self, frame_set: FrameSet) -> StepResult:
         """Map one frame set.
@@ -152,11 +153,12 @@ class MappingPipeline:
 
     def _bootstrap(self, frame_set: FrameSet) -> bool:
         """Collect sets until there are enough, then find the scene; True when it is found."""
-        if frame_set.stamp_ns < self._retry_at_ns:
+        if self._waits(frame_set.stamp_ns):
             self.dropped["waiting to try the bootstrap again"] += 1
             return False
+        sets_needed = self.bootstrapper.sets_needed
         self._collected.append(frame_set)
-        if len(self._collected) < self.bootstrapper.sets_needed:
+        if len(self._collected) < sets_needed:
             self.dropped["collected for the bootstrap"] += 1
             return False
         sets, self._collected = self._collected, []
@@ -173,7 +175,7 @@ class MappingPipeline:
             self.state = PipelineState.FAILED
             self.failure = str(error)
             self.dropped["bootstrap failed"] += 1
-            self._retry_at_ns = frame_set.stamp_ns + int(self.config.sfm.retry_period_s * 1e9)
+            self._failed_at_ns = frame_set.stamp_ns
             raise
         with self.timings.measure("prepare depth"):
             self.depth_estimator.prepare(scene)
@@ -181,13 +183,18 @@ class MappingPipeline:
         self.state = PipelineState.MAPPING
         self.failure = ""
         log.info(
-            "bootstrapped with %s: %d cameras, scale %s from %s",
+            "bootstrapped with %s: %d cameras, scale %s",
             scene.bootstrapper,
             len(scene.map_from_camera),
-            f"{scene.scale.value:.4g} +- {scene.scale.sigma:.2g}",
-            scene.scale.source.value,
+            scene.scale,
         )
         return True
+
+    def _waits(self, stamp_ns: int) -> bool:
+        """Whether the last failure is too recent; one in the future is of a clock set back."""
+        if self._failed_at_ns is None:
+            return False
+        return 0 <= stamp_ns - self._failed_at_ns < self.config.sfm.retry_period_s * 1e9
 
     def _calibrated(self, frame_set: FrameSet, scene: AlignedScene) -> FrameSet:
         """Registered frames only, undistorted with the estimated model where none was given."""
@@ -265,13 +272,15 @@ class MappingPipeline:
             residual = scene.residuals.get(name)
             if residual is not None:
                 entry["rig_residual"] = {
-                    "centre": residual.centre,
+                    # NaN, which JSON has not, where there is no scale to compare centres with
+                    "centre": residual.centre if math.isfinite(residual.centre) else None,
                     "rotation_rad": residual.rotation_rad,
                     "inlier": residual.inlier,
                 }
             cameras[name] = entry
-        for name in scene.failed:
-            cameras[name] = {"registered": False, "map_from_camera": None, "intrinsics": None}
+        for name in (*scene.failed, *self.config.cameras):  # or it was not in the sets
+            unknown = {"registered": False, "map_from_camera": None, "intrinsics": None}
+            cameras.setdefault(name, unknown)
         return cameras
 
     def _scale_report(self) -> dict[str, Any]:
@@ -279,4 +288,5 @@ class MappingPipeline:
             # no sigma: JSON has no infinity, and no number would be honest
             return {"value": None, "sigma": None, "source": "none"}
         scale = self.scene.scale
-        return {"value": scale.value, "sigma": scale.sigma, "source": scale.source.value}
+        sigma = scale.sigma if math.isfinite(scale.sigma) else None
+        return {"value": scale.value, "sigma": sigma, "source": scale.source.value}

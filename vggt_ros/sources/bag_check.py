@@ -24,6 +24,7 @@ from vggt_ros.sources.bag_findings import (
     judge_sfm,
     overlap_groups,
 )
+from vggt_ros.sources.camera_topics import names_in_rig
 from vggt_ros.sources.messages import any_image_from_message
 from vggt_ros.sources.overlap import (
     find_features,
@@ -58,7 +59,7 @@ def check_bag(
             f"bag {bag.path}: no image topics; expected sensor_msgs Image or CompressedImage, "
             f"got {kinds or 'no topics'}"
         )
-    names = _names(topics, rig)
+    names = names_in_rig(topics, rig)
     checks = {names[c.name]: CameraCheck(names[c.name], c.image_topic) for c in topics.values()}
     problems: list[str] = []
     models = _calibrate(bag, topics, names, rig, checks)
@@ -92,19 +93,6 @@ def check_bag(
 
 
 # ---------------------------------------------------------------------------- calibration
-
-
-def _names(topics: dict[str, CameraTopics], rig: Rig | None) -> dict[str, str]:
-    """Camera of the bag to the name in the rig file, which may name its image topic."""
-    names = {name: name for name in topics}
-    for entry in rig.cameras if rig else ():
-        for camera in topics.values():
-            if entry.image and entry.image.strip("/") in (
-                camera.image.strip("/"),
-                camera.compressed.strip("/"),
-            ):
-                names[camera.name] = entry.name
-    return names
 
 
 def _calibrate(

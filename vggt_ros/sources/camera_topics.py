@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vggt_ros.errors import ConfigError
+from vggt_ros.rig import Rig
 from vggt_ros.sources.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
 
 _NOT_COLOUR = ("depth", "disparity", "confidence")
@@ -48,6 +50,30 @@ def group_camera_topics(types: Mapping[str, str]) -> dict[str, CameraTopics]:
         found.setdefault("/".join(parts[:-1]), []).append(("/".join(parts), topic))
     cameras = [_camera(space, topics, types) for space, topics in found.items()]
     return {camera.name: camera for camera in cameras}
+
+
+def names_in_rig(topics: Mapping[str, CameraTopics], rig: Rig | None) -> dict[str, str]:
+    """Camera of the bag to its name in the rig file, which may name its image topic instead.
+
+    Raises:
+        ConfigError: two cameras of the bag would have one name.
+    """
+    names = {name: name for name in topics}
+    for entry in rig.cameras if rig else ():
+        for camera in topics.values():
+            if entry.image and entry.image.strip("/") in (
+                camera.image.strip("/"),
+                camera.compressed.strip("/"),
+                camera.compressed.strip("/").removesuffix("/compressed"),
+            ):
+                names[camera.name] = entry.name
+    for name, used in names.items():
+        if used != name and names.get(used, "") == used:
+            raise ConfigError(
+                f"rig file: camera '{used}' has the image topic of the bag's camera '{name}', but "
+                f"the bag has a camera '{used}' as well; name it in the rig file too"
+            )
+    return names
 
 
 def _camera(space: str, topics: list[tuple[str, str]], types: Mapping[str, str]) -> CameraTopics:
