@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported where they are used: `vggt-ros --help` must not wa
     from vggt_ros.pipeline.ingest import Ingest
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
-    from vggt_ros.sources.bag import BagMessage, BagReader
+    from vggt_ros.sources.bag import BagMessage
     from vggt_ros.types import FrameSet
 
 _EXAMPLES = """\
@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="KEY=VALUE",
         help="one parameter, for instance map.voxel_m=0.01; may be repeated",
     )
-    parser.add_argument("--max-sets", type=_count, default=0, metavar="N", help="stop after N sets")
+    parser.add_argument("--max-sets", type=_count, default=0, metavar="N", help="stop after N")
     parser.set_defaults(run=run)
 
 

@@ -39,7 +39,7 @@ def voxel_average(cloud: PointCloud, voxel_m: float, max_points: int = 0) -> Poi
             f"voxel average: expected finite points within {CELL_LIMIT * voxel_m:.3g} of the "
             "origin; drop the others first or enlarge voxel_m"
         )
-    mean_points, counts = _means(points, cells, count)
+    mean_points, _ = _means(points, cells, count)
     colours, _ = _means(np.ascontiguousarray(cloud.colours), cells, count)
     normals = confidence = None
     if cloud.normals is not None:

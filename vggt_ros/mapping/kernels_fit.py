@@ -110,7 +110,7 @@ def _sums(ys, ds, a, b, cutoff):
 def fit_affine(ys, ds, threshold, seed, has_shift):
     """Fit d = a*y + b (b = 0 without a shift) with a > 0.
 
-    Args:
+    Inputs:
         ys, ds: (N,) float32 reference (positive) and prediction, finite, same order.
         threshold: relative residual of an inlier in RANSAC.
         seed: of the random pairs; the same samples and seed give the same fit.
@@ -203,7 +203,7 @@ def collect_samples(values, reference, is_disparity, jump, far):
     neighbour or by more than three times that, but at least 5 %, to one three pixels away: depth
     edges, which predictions blur, and surfaces seen so flatly that half a pixel matters.
 
-    Args:
+    Inputs:
         values, reference: (H, W) float32, invalid: NaN (reference also: not positive).
         is_disparity: the reference is returned as 1/z instead of z.
         far: greater depths of the reference are left out.

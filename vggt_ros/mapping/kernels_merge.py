@@ -6,7 +6,14 @@ import numpy as np
 from numba import njit
 
 from vggt_ros.mapping.kernels_observe import HIT_LOG_ODDS, MATURE_HITS, NOBODY, confirm
-from vggt_ros.mapping.kernels_planes import TILE, footprint_radius, measurement_weight, normal_at
+from vggt_ros.mapping.kernels_planes import (
+    TILE,
+    UNKNOWN_COSINE,
+    footprint_radius,
+    is_steep,
+    measurement_weight,
+    normal_at,
+)
 from vggt_ros.mapping.surfels import (
     ALIVE,
     CELL_LIMIT,
@@ -93,17 +100,22 @@ def _agrees(data, row, nx, ny, nz):
 
 @njit(cache=True, nogil=True)
 def _find_beside(position, data, owner, u, v, width, height, x, y, z, nx, ny, nz, lateral):
-    """The owner of one of the eight neighbouring pixels that lies near enough on the surface."""
+    """The owner of one of the eight neighbouring pixels that lies near enough on the surface.
+
+    The first mature one will do, else the nearest.
+    """
     best, least = np.int64(-1), lateral
     for line in range(max(0, v - 1), min(height, v + 2)):
         for column in range(max(0, u - 1), min(width, u + 2)):
             row = np.int64(owner[line * width + column])
-            if row == NOBODY or not _agrees(data, row, nx, ny, nz):
+            if row == NOBODY:
                 continue
             a, b, c = x - position[0, row], y - position[1, row], z - position[2, row]
             along = a * nx + b * ny + c * nz
             distance = a * a + b * b + c * c - along * along
-            if distance < least:
+            if distance < least and _agrees(data, row, nx, ny, nz):
+                if data[row].hits >= MATURE_HITS:
+                    return row
                 best, least = row, distance
     return best
 
@@ -118,7 +130,7 @@ def merge(
     Pixels whose surfel `observe` has updated are left out. The others join the surfel of a
     neighbouring pixel, that of their voxel or one before or behind it, or become a new one.
 
-    Args:
+    Inputs:
         rows: rows in use.
         capacity: rows there may be; points that need more are counted as FULL.
         depth, confidence, rgb: (H, W), (H, W), (H, W, 3).
@@ -164,7 +176,10 @@ def merge(
                     y = (rotation[1, 0] * rx + rotation[1, 1] * ry + rotation[1, 2]) * d
                     z = (rotation[2, 0] * rx + rotation[2, 1] * ry + rotation[2, 2]) * d
                     nx, ny, nz, cosine = normal_at(planes, u, v, rx, ry, d, x, y, z)
-                    if cosine < least_cosine:
+                    if cosine < least_cosine or (
+                        cosine == np.float32(UNKNOWN_COSINE)
+                        and is_steep(depth, u, v, fx, fy, least_cosine)
+                    ):
                         counts[GRAZING] += 1
                         continue
                     x += translation[0]

@@ -70,7 +70,7 @@ def observe(
     confirmed and refined, each by its own pixel. The heaviest of a pixel is handed to `merge`;
     lighter ones straight before or behind it, layers of noise, are merged into it.
 
-    Args:
+    Inputs:
         chunks: from `visible_chunks`.
         rotation, translation: `camera_from_map`, float32.
         depth, confidence, rgb: (H, W), (H, W), (H, W, 3) of the depth map.
@@ -83,14 +83,14 @@ def observe(
             removed slot in the hash.
 
     Returns:
-        (surfel of each pixel (H * W,) int32, NOBODY without one; how many surfels were refined;
-        killed; merged; entered under another voxel).
+        (surfel of each pixel (H * W,) int32, NOBODY without one; pixels with one; how many surfels
+        were refined; killed; merged; entered under another voxel).
     """
     height, width = depth.shape
     owner = np.full(width * height, NOBODY, np.int32)
     uv = np.empty((2, CHUNK), np.float32)
     z = np.empty(CHUNK, np.float32)
-    refined = killed = merged = moved = 0
+    owned = refined = killed = merged = moved = 0
     fx, fy, cx, cy = intrinsics
     inverse_fx, inverse_fy = np.float32(1) / fx, np.float32(1) / fy
     half, inverse_voxel = np.float32(0.5), np.float32(1) / np.float32(voxel)
@@ -169,6 +169,7 @@ def observe(
             at = line * width + column
             other = np.int64(owner[at])
             if other == NOBODY or not data[other].flags & ALIVE:
+                owned += other == NOBODY
                 owner[at] = row
                 continue
             if other == row:
@@ -186,4 +187,4 @@ def observe(
                 absorb(position, data, heavy, light)
                 kill(position, data, table, light)
                 merged += 1
-    return owner, refined, killed, merged, moved
+    return owner, owned, refined, killed, merged, moved

@@ -30,7 +30,7 @@ def tile_planes(depth, intrinsics, rotation):
     A plane in space is a plane in inverse depth over the image, 1/z = n . (x/z, y/z, 1), so a
     linear fit gives it without a bias by the depth.
 
-    Args:
+    Inputs:
         depth: (H, W), invalid: NaN or not positive.
         intrinsics: fx fy cx cy.
         rotation: of `map_from_camera`.
@@ -121,7 +121,7 @@ def normal_at(planes, column, line, rx, ry, depth, x, y, z):
 
     Pixels off the plane of their tile get the direction of their ray and UNKNOWN_COSINE.
 
-    Args:
+    Inputs:
         planes: from `tile_planes`.
         column, line: the pixel.
         rx, ry: its ray, with z = 1.
@@ -135,6 +135,27 @@ def normal_at(planes, column, line, rx, ry, depth, x, y, z):
         return tile[3], tile[4], tile[5], cosine
     scale = np.float32(-1) / np.sqrt(x * x + y * y + z * z)
     return x * scale, y * scale, z * scale, np.float32(UNKNOWN_COSINE)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def is_steep(depth, u, v, fx, fy, least_cosine):
+    """Whether the depth changes too fast on both sides of a pixel for a surface not too flat.
+
+    For pixels without a plane: surfaces seen so flatly that no window fits on them.
+    """
+    height, width = depth.shape
+    d = depth[v, u]
+    before = abs(depth[v, max(0, u - 1)] - d) if u > 0 else np.float32(np.inf)
+    after = abs(depth[v, min(width - 1, u + 1)] - d) if u < width - 1 else np.float32(np.inf)
+    above = abs(depth[max(0, v - 1), u] - d) if v > 0 else np.float32(np.inf)
+    below = abs(depth[min(height - 1, v + 1), u] - d) if v < height - 1 else np.float32(np.inf)
+    along = min(before, after) * fx
+    across = min(above, below) * fy
+    # Tangent of the incidence, squared; missing neighbours (NaN, infinity) say nothing.
+    square = (along * along if along < np.inf else np.float32(0)) + (
+        across * across if across < np.inf else np.float32(0)
+    )
+    return square * least_cosine * least_cosine > d * d
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -31,7 +31,7 @@ def _pack(key, low):
 def _slopes(a, b, c, u, v, rotation, intrinsics):
     """How the inverse depth of a surfel's plane changes from pixel to pixel, relative to its own.
 
-    Args:
+    Inputs:
         a, b, c: normal in map, any length.
         u, v: pixel of the surfel.
         rotation: of `camera_from_map`.
@@ -100,7 +100,7 @@ def splat(
 ):
     """Draw the surfels of the given chunks into a z-buffer.
 
-    Args:
+    Inputs:
         chunks: from `visible_chunks`.
         rotation, translation: `camera_from_map`, float32.
         want_rows: the low half of a word is the row instead of the bits of the depth.
@@ -168,7 +168,7 @@ def fill_holes(depth):
     A pixel that is empty with at least 5 of 8 neighbours drawn, or that lies behind at least 7
     of them, takes the mean of those neighbours that belong to the nearest surface.
 
-    Args:
+    Inputs:
         depth: (H, W) with infinity where nothing is.
 
     Returns:

@@ -22,7 +22,7 @@ with 70 % within 5 % has 4.8 %, one with 99 % has 1.9 %."""
 def visible_chunks(bounds, chunks, rotation, translation, intrinsics, width, height, pad, far):
     """Chunks whose bounding sphere meets the view cone between the camera and `far`.
 
-    Args:
+    Inputs:
         bounds: (chunks, 6) boxes in map.
         rotation, translation: `camera_from_map`, float32.
         intrinsics: fx fy cx cy, float32.
@@ -65,7 +65,7 @@ def project_chunk(
 ):
     """Pixels and depth of rows start..stop; without branches, so that it is vectorised.
 
-    Args:
+    Inputs:
         uv: (2, CHUNK) float32 out: column and row plus one half, cut off at -1 and at the size
             plus one; -1 as well for what is behind the camera or dead.
         depth: (CHUNK,) float32 out: z in the camera.

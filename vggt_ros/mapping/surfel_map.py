@@ -46,8 +46,8 @@ _FULL_FRACTION = 0.9
 _DEAD_FRACTION = 0.06
 """Dead rows, as a fraction of all, that make compacting worthwhile."""
 
-_TABLE_GROWTH = 1.4
-"""Factor by which the hash grows, so that 45 to 62 % of its slots are taken."""
+_TABLE_GROWTH = 1.2
+"""Factor by which the hash grows, so that 52 to 62 % of its slots are taken."""
 
 REJECT_REASONS = ("invalid", "far", "grazing", "outside", "full")
 
@@ -241,19 +241,19 @@ class SurfelMap:
 
     def _fuse_view(self, view: _View, bootstrap: bool) -> tuple[FuseStatistics, NDArray[np.int64]]:
         """Carve, refine and merge one depth map; returns the pixels by reason as well."""
-        spare = self._reserve_table(self._living + view.measured)
+        spare = self._reserve_table(self._living)
         self._view += 1
-        config, surfels_, table = self.config, self._surfels, self._table
+        config, surfels_ = self.config, self._surfels
         voxel, max_depth = np.float32(config.voxel_m), np.float32(config.max_depth_m)
         least_cosine = np.float32(math.cos(math.radians(config.max_incidence_deg)))
         turn, shift = _rotation_translation(view.map_from_camera)
         planes = kernels_planes.tile_planes(view.depth, view.intrinsics, turn)
         rotation, translation = _rotation_translation(view.map_from_camera.inverse())
-        owner, refined, carved, merged, moved = kernels_observe.observe(
+        owner, owned, refined, carved, merged, moved = kernels_observe.observe(
             surfels_.position,
             surfels_.data,
             surfels_.bounds,
-            table,
+            self._table,
             self._rows,
             self._visible(view.model, rotation, translation, 0.0),
             rotation,
@@ -269,14 +269,18 @@ class SurfelMap:
             least_cosine,
             config.carve,
             self._view,
-            spare // 2,
+            spare,
         )
+        self._living -= carved + merged
+        self._removed_slots += carved + merged + moved
+        # At most the pixels without a surfel become new ones.
+        spare = self._reserve_table(self._living + view.measured - owned + merged)
         rows_before = self._rows
         self._rows, counts = kernels_merge.merge(
             surfels_.position,
             surfels_.data,
             surfels_.bounds,
-            table,
+            self._table,
             self._rows,
             self._capacity,
             owner,
@@ -291,14 +295,14 @@ class SurfelMap:
             max_depth,
             least_cosine,
             self._view,
-            spare // 2,
+            spare,
         )
         if bootstrap:
             surfels_.data["flags"][rows_before : self._rows] |= surfels.BOOTSTRAP
         added, updated = int(counts[kernels_merge.ADDED]), int(counts[kernels_merge.UPDATED])
-        gone = carved + merged + int(counts[kernels_merge.JOINED])
-        self._living += added - gone
-        self._removed_slots += gone + moved + int(counts[kernels_merge.MOVES])
+        joined = int(counts[kernels_merge.JOINED])
+        self._living += added - joined
+        self._removed_slots += joined + int(counts[kernels_merge.MOVES])
         self._most_rows = max(self._most_rows, self._rows)
         return FuseStatistics(added, refined + updated, carved), counts
 

@@ -52,6 +52,7 @@ class CameraFit:
 
     @property
     def scale(self) -> float:
+        """Factor s of the model."""
         return math.exp(self.log_scale)
 
 
@@ -139,8 +140,9 @@ class DepthAligner:
         self._fits = fits
 
     def _check(self, prediction: DepthPrediction, reference: Float32 | None) -> DepthAlignment:
-        """Compare triangulated depth with the map. What moved or is new differs rightly, so only
-        the median counts.
+        """Compare triangulated depth with the map.
+
+        What moved or is new differs rightly, so only the median counts.
         """
         if reference is None:
             return _alignment(prediction, reason="no reference", accepted=True)

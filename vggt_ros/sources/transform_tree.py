@@ -76,8 +76,8 @@ class TransformTree:
             if frame in owners:
                 raise CalibrationError(
                     f"cameras '{owners[frame]}' and '{camera}' both have the frame_id '{frame}': "
-                    f"their poses cannot be told apart; give each camera its own frame_id (driver, "
-                    f"or parameter camera.{camera}.frame_id), or a rig file with poses"
+                    f"their poses cannot be told apart; give each camera its own frame_id (in the "
+                    f"driver, or camera.{camera}.frame_id), or a rig file with poses"
                 )
             owners[frame] = camera
         root = rig_frame or self.common_ancestor(list(known.values())) or ""
