@@ -19,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 
 from vggt_ros.errors import SourceError
 from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.mapping import packing
 from vggt_ros.sources.messages import LAYOUTS, image_from_message, stamp_ns
 from vggt_ros.types import PointCloud, StampedImage
 
@@ -149,34 +150,20 @@ def cloud_message(cloud: PointCloud, stamp: int, frame_id: str) -> PointCloud2:
     `rgb` is the three bytes 0x00RRGGBB in a float32, as PCL and RViz have it. Confidence is 1
     where the cloud has none.
     """
-    names = ["x", "y", "z", "rgb", "confidence"]
-    if cloud.normals is not None:
-        names += ["normal_x", "normal_y", "normal_z"]
-    count, size = len(cloud), 4 * len(names)
+    normals = cloud.normals is not None
+    count, size = len(cloud), packing.point_step(normals)
     message = PointCloud2(
         height=1, width=count, point_step=size, row_step=size * count, is_dense=True
     )
     message.header.stamp = time_message(stamp)
     message.header.frame_id = frame_id
     message.fields = [
-        PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
-        for i, name in enumerate(names)
+        PointField(name=name, offset=offset, datatype=datatype, count=1)
+        for name, offset, datatype in packing.point_fields(normals)
     ]
     buffer = array.array("B", bytes(size * count))
     if count:
-        rows = np.frombuffer(buffer, np.float32).reshape(count, len(names))
-        rows[:, :3] = cloud.points
-        colours = cloud.colours
-        rgb = rows.view(np.uint32)[:, 3]
-        rgb[:] = colours[:, 0]
-        np.left_shift(rgb, 8, out=rgb)
-        rgb |= colours[:, 1]
-        np.left_shift(rgb, 8, out=rgb)
-        rgb |= colours[:, 2]
-        rows[:, 4] = 1.0 if cloud.confidence is None else cloud.confidence
-        if cloud.normals is not None:
-            rows[:, 5:8] = cloud.normals
-        del rgb, rows  # a view left over would keep the array from being resized
+        packing.pack_xyzrgb(cloud, np.frombuffer(buffer, np.uint8), normals)
     message.data = buffer
     return message
 
