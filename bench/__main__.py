@@ -12,13 +12,13 @@ from vggt_ros.export.files import atomic_write
 
 SECTIONS = {
     "startup": "Start-up",
-    "sfm": "Bootstrap on real photographs",
-    "plane_sweep": "Plane sweep on a real sequence",
+    "photographs": "Bootstrap on real photographs",
+    "stereo": "Plane sweep on a real sequence",
     "fusion": "Map of a real sequence",
     "demo": "The demo over DDS",
     "map_kernels": "Kernels beside their peers",
 }
-"""Module of this folder, each with `run() -> list[Figure]`, and the title of its section."""
+"""Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
     sections: dict[str, list[Figure]] = {}
     for name in args.names or SECTIONS:
         start = time.perf_counter()
-        sections[name] = importlib.import_module(f"bench.{name}").run()
+        sections[name] = importlib.import_module(f"bench.{name}").figures()
         print(f"\n## {SECTIONS[name]} ({time.perf_counter() - start:.0f} s)")
         print(_table(sections[name]), flush=True)
     if not args.names:

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.figures import Figure, at_least, at_most
 
 
-def run() -> list[Figure]:
+def figures() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "vggt_ros.cli.main", "demo", "--out", folder]
         subprocess.run(command, check=True)

@@ -11,7 +11,7 @@ from bench.figures import Figure, at_most
 _HEAVY = ("torch", "rclpy", "open3d", "cv2", "numba", "pycolmap")
 
 
-def run() -> list[Figure]:
+def figures() -> list[Figure]:
     code = f"import sys, vggt_ros; print([m for m in {_HEAVY!r} if m in sys.modules])"
     times = []
     for _ in range(5):

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     _preview(out, rig, last_images, depth, report)
     print("\n" + summary(report))
     print(f"\nresults in {out}; look at them with\n  xdg-open {out / results.PREVIEW}")
-    print(f"  python -m open3d.visualization.draw {out / results.MAP}   # or any PLY viewer")
+    print(f"  pip install open3d && open3d draw {out / results.MAP}    # or any PLY viewer")
     return 0
 
 
