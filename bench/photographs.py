@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from bench.figures import Figure, at_least, at_most, shared_data
@@ -52,7 +54,7 @@ def scale_errors(scene: UnscaledScene, truth: dict[str, Rigid3]) -> list[float]:
         np.linalg.norm(centres - centres.mean(0)) / np.linalg.norm(found - found.mean(0))
     )
     errors = []
-    for a, b in zip(names[:-1], names[1:], strict=True):
+    for a, b in itertools.pairwise(names):
         cameras = [RigCamera(n, rig_from_camera=truth[n]) for n in (a, b)]
         aligned = align_scene(scene, Rig(tuple(cameras)), ScaleConfig())
         errors.append(abs(aligned.scale.value / true_scale - 1))

@@ -11,7 +11,7 @@ _FOUR, _FIVE = (0, 3, 6, 9), (0, 3, 6, 9, 12)
 
 
 def figures() -> list[Figure]:
-    """320x240 with three and with four sources; given poses with the calibrated offset, refined."""
+    """320x240 with three and four sources; given poses with the calibrated offset, refined."""
     found: list[Figure] = []
     starts = range(0, 48, 7)
     for poses in ("given", "refined"):
