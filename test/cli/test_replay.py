@@ -246,4 +246,4 @@ def test_wrong_number_of_sets_is_wrong_usage(recording, tmp_path, capsys, count)
     with pytest.raises(SystemExit) as stopped:
         replay(recording.path, tmp_path, "--max-sets", count)
     assert stopped.value.code == 2
-    assert f"expected a number >= 0, got '{count}'" in capsys.readouterr().err
+    assert f"expected a whole number >= 0, got '{count}'" in capsys.readouterr().err

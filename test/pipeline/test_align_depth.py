@@ -221,6 +221,11 @@ def test_triangulated_depth_is_checked_but_never_changed():
     rejected = aligner.align(wrong, z, POSE)
     assert not rejected.alignment.accepted
     assert "30.0%" in rejected.alignment.reason
+    nothing = dataclasses.replace(prediction, values=np.full_like(z, np.nan))
+    for reference in (None, z):
+        blank = aligner.align(nothing, reference, POSE).alignment
+        assert not blank.accepted
+        assert blank.reason.startswith("no depth")
 
 
 def test_edges_of_the_reference_do_not_count():

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vggt_ros.cli.arguments import positive
+
 if TYPE_CHECKING:
     from vggt_ros.sources.images import ImageFolderSource
 
@@ -40,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
     images.add_argument("--out", metavar="BAG", type=Path, required=True, help="the new bag")
     images.add_argument("--rig", metavar="RIG.yaml", type=Path, help="calibration of the cameras")
     images.add_argument(
-        "--fps", metavar="F", type=_positive, default=10.0, help="sets per second (default: 10)"
+        "--fps", metavar="F", type=positive, default=10.0, help="sets per second (default: 10)"
     )
     images.add_argument(
         "--camera-per-image",
@@ -131,13 +133,3 @@ def track(items: Iterable[T], what: str, total: int, *, enabled: bool = True) ->
     from tqdm import tqdm
 
     yield from tqdm(items, what, total, delay=_PROGRESS_DELAY_S, disable=not enabled, leave=False)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number > 0, got '{text}'")
-    return value

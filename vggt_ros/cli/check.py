@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vggt_ros.cli.arguments import not_negative
 from vggt_ros.errors import ExportError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--max-skew-ms",
         metavar="MS",
-        type=float,
+        type=not_negative,
         help="as ingest.max_skew_ms (default: that of the configuration)",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures as JSON")

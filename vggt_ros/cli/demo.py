@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vggt_ros import results
+from vggt_ros.cli.arguments import count, positive
 from vggt_ros.errors import SourceError, VggtRosError
 from vggt_ros.export.files import write_json
 from vggt_ros.geometry import Rigid3
@@ -50,10 +51,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR")
-    parser.add_argument("--sets", type=int, default=SETS, help=f"frame sets (default {SETS})")
+    parser.add_argument("--sets", type=count, default=SETS, help=f"frame sets (default {SETS})")
     parser.add_argument(
         "--play-rate",
-        type=float,
+        type=positive,
         default=0.25,
         help="speed of the replay; a CPU takes about two sets a second (default 0.25)",
     )

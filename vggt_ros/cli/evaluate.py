@@ -6,6 +6,8 @@ import argparse
 from functools import reduce
 from pathlib import Path
 
+from vggt_ros.cli.arguments import not_negative
+
 _EXAMPLES = """\
 examples:
   vggt-ros evaluate result --reference cameras.json --align sim3
@@ -48,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--max-difference-ms",
-        type=float,
+        type=not_negative,
         default=10.0,
         metavar="MS",
         help="poses farther apart in time are no pair (default 10)",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggt_ros import results
+from vggt_ros.cli.arguments import count_or_zero
 from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError, SourceError
 
@@ -49,7 +50,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="KEY=VALUE",
         help="one parameter, for instance map.voxel_m=0.01; may be repeated",
     )
-    parser.add_argument("--max-sets", type=_count, default=0, metavar="N", help="stop after N")
+    parser.add_argument(
+        "--max-sets", type=count_or_zero, default=0, metavar="N", help="stop after N sets"
+    )
     parser.set_defaults(run=run)
 
 

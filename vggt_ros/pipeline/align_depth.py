@@ -144,6 +144,8 @@ class DepthAligner:
 
         What moved or is new differs rightly, so only the median counts.
         """
+        if not np.isfinite(prediction.values).any():
+            return _alignment(prediction, reason="no depth: no texture that another camera sees")
         if reference is None:
             return _alignment(prediction, reason="no reference", accepted=True)
         zs, ds = self._samples(prediction, reference)[2:0:-1]
