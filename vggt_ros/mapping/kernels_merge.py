@@ -56,7 +56,7 @@ def _append(
     s = data[row]
     s.key = key
     s.weight = weight
-    s.radius = radius
+    position[3, row] = radius
     s.log_odds = odds
     s.first = view
     s.last = view
@@ -73,7 +73,7 @@ def _append(
 
 @njit(cache=True, nogil=True)
 def _find_in_column(data, table, i, j, k, nx, ny, nz, reach):
-    """A surfel of the same surface in the cells before and behind, along the normal's main axis."""
+    """A surfel of the same surface in the cells before and behind, along the main axis."""
     ax, ay, az = abs(nx), abs(ny), abs(nz)
     di = dj = dk = 0
     if az >= ax and az >= ay:
@@ -122,8 +122,8 @@ def _find_beside(position, data, owner, u, v, width, height, x, y, z, nx, ny, nz
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(
-    position, data, bounds, table, rows, capacity, owner, depth, confidence, rgb, planes, intrinsics, rotation,
-    translation, voxel, max_depth, least_cosine, view, most_removed,
+    position, data, bounds, table, rows, capacity, owner, depth, confidence, rgb, planes,
+    intrinsics, rotation, translation, voxel, max_depth, least_cosine, view, most_removed,
 ):  # fmt: skip
     """Merge one depth map into the map.
 
@@ -221,8 +221,8 @@ def merge(
                             continue
                         radius = footprint_radius(d, fx, cosine, voxel)
                         _append(
-                            position, data, bounds, table, rows, key, x, y, z, nx, ny, nz, red, green, blue,
-                            radius, weight, odds, view,
+                            position, data, bounds, table, rows, key, x, y, z, nx, ny, nz,
+                            red, green, blue, radius, weight, odds, view,
                         )  # fmt: skip
                         counts[ADDED] += 1
                         last_key, last_row = key, np.int64(rows)
@@ -245,8 +245,8 @@ def merge(
                     data[row].weight = min(np.float32(MOST_WEIGHT), total)
                     if data[row].last != view:
                         confirm(data, row, c, view)
-                        data[row].radius = min(
-                            data[row].radius, footprint_radius(d, fx, cosine, voxel)
+                        position[3, row] = min(
+                            position[3, row], footprint_radius(d, fx, cosine, voxel)
                         )
                         counts[UPDATED] += 1
                     before = row

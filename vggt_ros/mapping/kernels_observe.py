@@ -61,8 +61,8 @@ def confirm(data, row, confidence, view):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def observe(
-    position, data, bounds, table, rows, chunks, rotation, translation, intrinsics, depth, confidence, rgb,
-    planes, free, voxel, max_depth, least_cosine, carves, view, most_removed,
+    position, data, bounds, table, rows, chunks, rotation, translation, intrinsics, depth,
+    confidence, rgb, planes, free, voxel, max_depth, least_cosine, carves, view, most_removed,
 ):  # fmt: skip
     """Compare the surfels in view with a depth map.
 
@@ -160,7 +160,9 @@ def observe(
                         np.float32(rgb[line, column, 2]) * np.float32(256),
                     )  # fmt: skip
                     s.weight = min(np.float32(MOST_WEIGHT), total)
-                    s.radius = min(s.radius, footprint_radius(d, fx, cosine, voxel))
+                    position[3, row] = min(
+                        position[3, row], footprint_radius(d, fx, cosine, voxel)
+                    )
                     key = key_at(position, row, inverse_voxel)
                     if key != s.key and moved < most_removed:
                         row, change = rekey(position, data, bounds, table, row, key)

@@ -1,4 +1,10 @@
-"""Rendering surfels: z-buffer splatting, hole filling, and the attributes of what is seen."""
+"""Rendering surfels: each is one entry of a pyramid of z-buffers.
+
+A surfel that looks smaller than a pixel is drawn into the image itself, a larger one into a
+coarser level whose cells are about as large as the distance between such surfels, so that a
+closed surface leaves no holes and a surfel costs one comparison whatever its size. Afterwards
+the plane of each cell's surfel is painted over the pixels of the cell.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +14,38 @@ from numba import njit
 from vggt_ros.mapping.kernels_view import project_chunk
 from vggt_ros.mapping.surfels import CHUNK
 
-POINT_RADIUS_PX = 0.6
-"""Surfels that look smaller are drawn as one pixel; what stays open is filled afterwards."""
+LEVELS = 7
+"""The coarsest cells have 64 pixels a side."""
 
-MAX_RADIUS_PX = 24
-"""Larger discs, of surfels just before the camera, are cut to this radius."""
+POINT_RADIUS_PX = 0.56
+"""Surfels of this radius, 0.8 px apart, are the largest that are drawn as single pixels; each
+coarser level takes twice the radius. A cell then is 1.2 to 2.4 times as wide as the distance
+between surfels."""
+
+OUTSIDE, COARSE = -1, -2
+
+NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 EDGE_ON = 0.04
-"""Square of the cosine of incidence below which a disc has the depth of its centre."""
+"""Square of the cosine of incidence below which a surfel has the depth of its centre."""
+
+MOST_CHANGE = 0.25
+"""Bound of the relative change of inverse depth over a cell."""
 
 SAME_SURFACE = 0.05
 """Relative depth within which neighbouring pixels are one surface when holes are filled."""
 
 
+def level_offsets(width: int, height: int) -> np.ndarray:
+    """(LEVELS + 1,) where the cells of each level start in one common array."""
+    sizes = [-(-width // 2**level) * -(-height // 2**level) for level in range(LEVELS)]
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
 @njit(cache=True, nogil=True)
-def _pack(key, low):
+def _pack(key, row):
     """Key depth in the high half, so that comparing the words compares the depths."""
-    return (np.uint64(np.float32(key).view(np.uint32)) << np.uint64(32)) | np.uint64(low)
+    return (np.uint64(np.float32(key).view(np.uint32)) << np.uint64(32)) | np.uint64(row)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -50,115 +71,213 @@ def _slopes(a, b, c, u, v, rotation, intrinsics):
     return nx * scale / fx, ny * scale / fy
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _disc(u, v, z, radius, slope_u, slope_v, fall, width, height, row, want_rows, buffer):
-    """Draw a surfel as a disc of `radius` px with the depth of its plane.
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _targets(
+    position, start, stop, rotation, translation, intrinsics, width, height, uv, depth, pixel
+):
+    """Project a chunk and sort its rows by how they are drawn; without branches.
 
-    Discs of one surface overlap. So that the one whose centre is nearest wins, and not the one
-    that noise has put before the others, a disc competes as a cone that falls off behind by
-    `fall` at its rim.
+    Outputs:
+        uv, depth: as of `project_chunk`.
+        pixel: (CHUNK,) int32 index of the pixel of a surfel drawn as a point, OUTSIDE or COARSE.
     """
-    r = min(np.float32(MAX_RADIUS_PX), radius)
-    half, one = np.float32(0.5), np.float32(1)
-    # u and v are half a pixel too large, so that cutting off the fraction rounds.
-    u0, u1 = max(0, int(np.floor(u - r))), min(width - 1, int(np.floor(u + r)))
-    v0, v1 = max(0, int(np.floor(v - r))), min(height - 1, int(np.floor(v + r)))
-    fall = fall / (r * r)
-    # A pixel belongs to the disc if the circle within it touches it.
-    limit = (r + half) * (r + half)
-    most = np.float32(0.25)
-    for line in range(v0, v1 + 1):
-        dv = np.float32(line) + half - v
-        for column in range(u0, u1 + 1):
-            du = np.float32(column) + half - u
-            distance = du * du + dv * dv
-            if distance > limit:
-                continue
-            change = slope_u * du + slope_v * dv
-            change = min(most, max(-most, change))
-            depth = z / (one + change)
-            low = np.uint32(row) if want_rows else np.float32(depth).view(np.uint32)
-            word = _pack(depth + fall * distance, low)
-            at = line * width + column
-            if word < buffer[at]:
-                buffer[at] = word
+    project_chunk(
+        position, start, stop, rotation, translation, intrinsics, width, height, uv, depth
+    )
+    radius = position[3, start:stop]
+    us, vs = uv[0], uv[1]
+    f = max(intrinsics[0], intrinsics[1]) / np.float32(POINT_RADIUS_PX)
+    right, bottom, zero = np.float32(width), np.float32(height), np.float32(0)
+    outside, coarse = np.int32(OUTSIDE), np.int32(COARSE)
+    for i in range(stop - start):
+        u, v = us[i], vs[i]
+        at = np.int32(v) * np.int32(width) + np.int32(u)
+        is_inside = (u >= zero) & (v >= zero) & (u < right) & (v < bottom)
+        at = at if radius[i] * f < depth[i] else coarse
+        pixel[i] = at if is_inside else outside
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def splat(
-    position,
-    data,
-    rows,
-    chunks,
-    rotation,
-    translation,
-    intrinsics,
-    voxel,
+    position, rows, chunks, rotation, translation, intrinsics, voxel, width, height, offsets,
     want_rows,
-    width,
-    height,
-):
-    """Draw the surfels of the given chunks into a z-buffer.
+):  # fmt: skip
+    """Draw the surfels of the given chunks into the pyramid.
+
+    Several surfels of one surface meet in a cell. So that the one nearest to its centre wins,
+    and not the one that noise has put before the others, their depths compete with up to one
+    voxel added by the distance from the centre.
 
     Inputs:
         chunks: from `visible_chunks`.
         rotation, translation: `camera_from_map`, float32.
-        want_rows: the low half of a word is the row instead of the bits of the depth.
+        offsets: from `level_offsets`.
+        want_rows: also keep which surfel is drawn in the finest level.
 
     Returns:
-        (H * W,) uint64: high half the bits of the competing depth (float32, positive, so they
-        sort like numbers), low half depth or row; all ones where there is nothing.
+        (H, W) float32 depth of the finest level, infinity where nothing is; and the cells of all
+        levels, uint64: row in the low half, NOTHING where empty (the finest only with
+        `want_rows`).
     """
-    empty = np.uint64(0xFFFFFFFFFFFFFFFF)
-    buffer = np.full(width * height, empty, np.uint64)
+    depth = np.full((height, width), np.inf, np.float32)
+    points = depth.reshape(-1)
+    first = 0 if want_rows else offsets[1]
+    cells = np.full(offsets[LEVELS] - first, NOTHING, np.uint64)
     uv = np.empty((2, CHUNK), np.float32)
-    depth = np.empty(CHUNK, np.float32)
+    zs = np.empty(CHUNK, np.float32)
+    pixel = np.empty(CHUNK, np.int32)
     f = max(intrinsics[0], intrinsics[1])
-    fall = np.float32(voxel)
+    half, fall = np.float32(0.5), np.float32(2 * voxel)
     for chunk in chunks:
         start = chunk * CHUNK
         stop = min(start + CHUNK, rows)
-        project_chunk(
-            position, start, stop, rotation, translation, intrinsics, width, height, uv, depth
+        _targets(
+            position, start, stop, rotation, translation, intrinsics, width, height, uv, zs, pixel
         )
         for i in range(stop - start):
-            u, v = uv[0, i], uv[1, i]
-            if u < 0 or v < 0 or u >= width or v >= height:
-                continue
-            row = start + i
-            z = depth[i]
-            radius = data[row].radius * f
-            if radius < np.float32(POINT_RADIUS_PX) * z:
-                low = np.uint32(row) if want_rows else np.float32(z).view(np.uint32)
-                word = _pack(z, low)
-                at = int(v) * width + int(u)
-                if word < buffer[at]:
-                    buffer[at] = word
-            else:
-                s = data[row]
-                slope_u, slope_v = _slopes(
-                    np.float32(s.nx), np.float32(s.ny), np.float32(s.nz),
-                    u - np.float32(0.5), v - np.float32(0.5), rotation, intrinsics,
-                )  # fmt: skip
-                _disc(
-                    u, v, z, radius / z, slope_u, slope_v, fall, width, height, row, want_rows,
-                    buffer,
-                )  # fmt: skip
-    return buffer
+            at, z = pixel[i], zs[i]
+            if at >= 0:
+                if z < points[at]:
+                    points[at] = z
+                    if want_rows:
+                        cells[at] = np.uint64(start + i)
+            elif at == COARSE:
+                radius = position[3, start + i] * f / (z * np.float32(POINT_RADIUS_PX))
+                level, side = 1, np.float32(2)
+                while radius > side and level < LEVELS - 1:
+                    level += 1
+                    side *= np.float32(2)
+                u, v = uv[0, i], uv[1, i]
+                column, line = int(u) >> level, int(v) >> level
+                # From the centre of the cell, in cells.
+                du = u / side - np.float32(column) - half
+                dv = v / side - np.float32(line) - half
+                word = _pack(z + fall * (du * du + dv * dv), start + i)
+                width_here = ((width - 1) >> level) + 1
+                cell = offsets[level] - first + line * width_here + column
+                if word < cells[cell]:
+                    cells[cell] = word
+    return depth, cells
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def unpack_depth(buffer, width, height):
-    """Depth (H, W) of a buffer that holds depth; infinity where it is empty."""
-    depth = np.empty((height, width), np.float32)
-    flat = depth.reshape(-1)
-    empty = np.uint64(0xFFFFFFFFFFFFFFFF)
-    bits = flat.view(np.uint32)
-    infinite_bits = np.uint32(0x7F800000)
-    for i in range(buffer.size):
-        word = buffer[i]
-        bits[i] = infinite_bits if word == empty else np.uint32(word & np.uint64(0xFFFFFFFF))
-    return depth
+def cell_planes(
+    position, data, rotation, translation, intrinsics, cells, width, level
+):  # fmt: skip
+    """Planes of inverse depth of the cells of one level, with single holes closed.
+
+    Inputs:
+        rotation, translation: `camera_from_map`, float32.
+        cells: of this level, from `splat`.
+        width: cells of a row.
+
+    Returns:
+        (cells, 3) float32: inverse depth at the middle of the cell (0 where it is empty) and its
+        change per column and row; row of the surfel of each cell (int64).
+    """
+    fx, fy, cx, cy = intrinsics
+    r, t = rotation, translation
+    side = np.float32(1 << level)
+    middle = (side - np.float32(1)) * np.float32(0.5)
+    one, most = np.float32(1), np.float32(MOST_CHANGE)
+    planes = np.zeros((cells.size, 3), np.float32)
+    rows = np.full(cells.size, -1, np.int64)
+    for cell in range(cells.size):
+        if cells[cell] == NOTHING:
+            continue
+        row = np.int64(cells[cell] & np.uint64(0xFFFFFFFF))
+        rows[cell] = row
+        x, y, z = position[0, row], position[1, row], position[2, row]
+        px = r[0, 0] * x + r[0, 1] * y + r[0, 2] * z + t[0]
+        py = r[1, 0] * x + r[1, 1] * y + r[1, 2] * z + t[1]
+        inverse = one / (r[2, 0] * x + r[2, 1] * y + r[2, 2] * z + t[2])
+        u, v = fx * px * inverse + cx, fy * py * inverse + cy
+        s = data[row]
+        slope_u, slope_v = _slopes(
+            np.float32(s.nx), np.float32(s.ny), np.float32(s.nz), u, v, rotation, intrinsics
+        )
+        du = np.float32(cell % width) * side + middle - u
+        dv = np.float32(cell // width) * side + middle - v
+        change = min(most, max(-most, slope_u * du + slope_v * dv))
+        planes[cell, 0] = inverse * (one + change)
+        planes[cell, 1] = inverse * slope_u
+        planes[cell, 2] = inverse * slope_v
+    height = cells.size // width
+    near = np.float32(1 - SAME_SURFACE)
+    for line in range(1, height - 1):
+        for column in range(1, width - 1):
+            cell = line * width + column
+            if cells[cell] != NOTHING:
+                continue
+            count, nearest, best = 0, np.float32(0), -1
+            for other in (
+                cell - width - 1, cell - width, cell - width + 1, cell - 1,
+                cell + 1, cell + width - 1, cell + width, cell + width + 1,
+            ):  # fmt: skip
+                if cells[other] != NOTHING:
+                    count += 1
+                    if planes[other, 0] > nearest:
+                        nearest, best = planes[other, 0], other
+            if count < 5:
+                continue
+            count, inverse, slope_u, slope_v = 0, np.float32(0), np.float32(0), np.float32(0)
+            for j in range(-1, 2):
+                for i in range(-1, 2):
+                    other = cell + j * width + i
+                    if cells[other] != NOTHING and planes[other, 0] > nearest * near:
+                        count += 1
+                        slope_u += planes[other, 1]
+                        slope_v += planes[other, 2]
+                        inverse += planes[other, 0]
+                        # Their planes continued to this cell.
+                        inverse -= side * (i * planes[other, 1] + j * planes[other, 2])
+            share = one / np.float32(count)
+            planes[cell, 0] = inverse * share
+            planes[cell, 1] = slope_u * share
+            planes[cell, 2] = slope_v * share
+            rows[cell] = rows[best]
+    return planes, rows
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def paint(planes, rows, width, level, inverse, owner):
+    """Paint the cells of one level over the image, where they are nearer than what is there.
+
+    Inputs:
+        planes, rows, width: of `cell_planes`.
+        inverse: (H, W) inverse depth, 0 where empty; changed.
+        owner: (H, W) int32 row of each pixel, changed, or of size 0.
+    """
+    image_height, image_width = inverse.shape
+    side = 1 << level
+    middle = np.float32((side - 1) * 0.5)
+    most = np.float32(MOST_CHANGE)
+    for cell in range(len(planes)):
+        centre = planes[cell, 0]
+        if not centre > 0:
+            continue
+        slope_u, slope_v = planes[cell, 1], planes[cell, 2]
+        least, largest = centre * (1 - most), centre * (1 + most)
+        v0, u0 = (cell // width) * side, (cell % width) * side
+        for v in range(v0, min(v0 + side, image_height)):
+            base = centre + slope_v * (np.float32(v - v0) - middle)
+            for u in range(u0, min(u0 + side, image_width)):
+                w = base + slope_u * (np.float32(u - u0) - middle)
+                w = min(largest, max(least, w))
+                if w > inverse[v, u]:
+                    inverse[v, u] = w
+                    if owner.size:
+                        owner[v, u] = rows[cell]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def inverted(values):
+    """1 / x of each value: depth to inverse depth and back, infinity to 0 and back."""
+    result = np.empty(values.shape, np.float32)
+    flat, out = values.reshape(-1), result.reshape(-1)
+    for i in range(flat.size):
+        out[i] = np.float32(1) / flat[i]
+    return result
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
@@ -239,42 +358,28 @@ def fill_holes(depth):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def unpack_rows(position, data, buffer, rotation, translation, intrinsics, width, height):
-    """Depth and attributes of a buffer that holds rows.
+def attributes_of(data, owner):
+    """Colour, normal in map and confidence of the surfels that pixels show.
+
+    Inputs:
+        owner: (H, W) int32 rows, negative where nothing is.
 
     Returns:
-        depth (H, W) with infinity where nothing is, rgb (H, W, 3) uint8, normals in map
-        (H, W, 3) and confidence (H, W) float32.
+        rgb (H, W, 3) uint8, normals (H, W, 3) and confidence (H, W) float32; black, NaN and 0
+        where nothing is.
     """
-    fx, fy, cx, cy = intrinsics
-    depth = np.full((height, width), np.inf, np.float32)
+    height, width = owner.shape
     rgb = np.zeros((height, width, 3), np.uint8)
     normals = np.full((height, width, 3), np.nan, np.float32)
     confidence = np.zeros((height, width), np.float32)
-    empty = np.uint64(0xFFFFFFFFFFFFFFFF)
-    r, t = rotation, translation
     for v in range(height):
         for u in range(width):
-            word = buffer[v * width + u]
-            if word == empty:
+            if owner[v, u] < 0:
                 continue
-            row = np.int64(word & np.uint64(0xFFFFFFFF))
-            x, y, z = position[0, row], position[1, row], position[2, row]
-            s = data[row]
+            s = data[owner[v, u]]
             a, b, c = np.float32(s.nx), np.float32(s.ny), np.float32(s.nz)
-            length = np.sqrt(a * a + b * b + c * c) + np.float32(1e-6)
-            a, b, c = a / length, b / length, c / length
-            px = r[0, 0] * x + r[0, 1] * y + r[0, 2] * z + t[0]
-            py = r[1, 0] * x + r[1, 1] * y + r[1, 2] * z + t[1]
-            pz = r[2, 0] * x + r[2, 1] * y + r[2, 2] * z + t[2]
-            d = pz
-            if s.radius * max(fx, fy) >= np.float32(POINT_RADIUS_PX) * pz:
-                pu, pv = fx * px / pz + cx, fy * py / pz + cy
-                slope_u, slope_v = _slopes(a, b, c, pu, pv, rotation, intrinsics)
-                change = slope_u * (u - pu) + slope_v * (v - pv)
-                d = pz / (1 + min(0.25, max(-0.25, change)))
-            depth[v, u] = d
-            normals[v, u, 0], normals[v, u, 1], normals[v, u, 2] = a, b, c
+            scale = np.float32(1) / (np.sqrt(a * a + b * b + c * c) + np.float32(1e-6))
+            normals[v, u, 0], normals[v, u, 1], normals[v, u, 2] = a * scale, b * scale, c * scale
             rgb[v, u, 0], rgb[v, u, 1], rgb[v, u, 2] = s.red >> 8, s.green >> 8, s.blue >> 8
             confidence[v, u] = 1 / (1 + np.exp(-s.log_odds))
-    return depth, rgb, normals, confidence
+    return rgb, normals, confidence

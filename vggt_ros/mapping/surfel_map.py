@@ -151,36 +151,44 @@ class SurfelMap:
                 closed in the depth only.
         """
         _check_pinhole(model, "render")
-        intrinsics = _intrinsics(model)
+        position, data = self._surfels.position, self._surfels.data
         rotation, translation = _rotation_translation(map_from_camera.inverse())
-        chunks = self._visible(model, rotation, translation, 0.0)
-        buffer = kernels_render.splat(
-            self._surfels.position,
-            self._surfels.data,
+        camera = (rotation, translation, _intrinsics(model))
+        offsets = kernels_render.level_offsets(model.width, model.height)
+        depth, cells = kernels_render.splat(
+            position,
             self._rows,
-            chunks,
-            rotation,
-            translation,
-            intrinsics,
-            np.float32(self.config.voxel_m),
+            self._visible(model, rotation, translation, 0.0),
+            *camera,
+            self.config.voxel_m,
+            model.width,
+            model.height,
+            offsets,
             attributes,
-            model.width,
-            model.height,
         )
+        owner = np.empty((0, 0), np.int32)
+        if attributes:
+            owner = cells[: offsets[1]].astype(np.int32).reshape(depth.shape)
+        else:
+            offsets = offsets - offsets[1]
+        inverse = None
+        for level in range(1, kernels_render.LEVELS):
+            of_level = cells[offsets[level] : offsets[level + 1]]
+            if not (of_level != kernels_render.NOTHING).any():
+                continue
+            if inverse is None:
+                inverse = kernels_render.inverted(depth)
+            width = -(-model.width // 2**level)
+            planes, rows = kernels_render.cell_planes(
+                position, data, *camera, of_level, width, level
+            )
+            kernels_render.paint(planes, rows, width, level, inverse, owner)
+        if inverse is not None:
+            depth = kernels_render.inverted(inverse)
+        depth = kernels_render.fill_holes(depth)
         if not attributes:
-            depth = kernels_render.unpack_depth(buffer, model.width, model.height)
-            return Rendering(kernels_render.fill_holes(depth))
-        depth, rgb, normals, confidence = kernels_render.unpack_rows(
-            self._surfels.position,
-            self._surfels.data,
-            buffer,
-            rotation,
-            translation,
-            intrinsics,
-            model.width,
-            model.height,
-        )
-        return Rendering(kernels_render.fill_holes(depth), rgb, normals, confidence)
+            return Rendering(depth)
+        return Rendering(depth, *kernels_render.attributes_of(data, owner))
 
     def cloud(
         self,
@@ -213,7 +221,7 @@ class SurfelMap:
         normals /= np.linalg.norm(normals, axis=1, keepdims=True) + np.float32(1e-6)
         colours = np.column_stack([chosen[band] for band in ("red", "green", "blue")])
         cloud = PointCloud(
-            np.ascontiguousarray(self._surfels.position[:, rows].T),
+            np.ascontiguousarray(self._surfels.position[:3, rows].T),
             (colours >> 8).astype(np.uint8),
             normals,
             np.float32(1) / (np.float32(1) + np.exp(-chosen["log_odds"])),

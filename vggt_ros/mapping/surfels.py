@@ -25,7 +25,7 @@ CHUNK = 256
 """Rows that share one bounding box."""
 
 SLOTS_PER_ROW = 1.6
-"""Slots of the hash for each row, so at most 62 % are taken: 1.5 probes on a hit, 2.6 on a miss."""
+"""Slots of the hash per row: at most 62 % are taken, 1.5 probes find, 2.6 miss."""
 
 CELL_LIMIT = 1 << 20
 """Cells of each axis reach from -CELL_LIMIT to CELL_LIMIT - 1; three times 21 bits make a key."""
@@ -34,13 +34,13 @@ CELL_LIMIT = 1 << 20
 class Surfels(NamedTuple):
     """The arrays of a map.
 
-    Positions lie apart because projecting them, the commonest thing to do, then runs in vector
-    registers; the rest of a surfel is one record because it is wanted together, and then costs
-    one cache line and not ten.
+    Positions and radii lie apart because projecting them, the commonest thing to do, then runs
+    in vector registers; the rest of a surfel is one record because it is wanted together, and
+    then costs one cache line and not ten.
     """
 
     position: NDArray[np.float32]
-    """(3, rows) x, y, z in map; x is NaN where the surfel is dead."""
+    """(4, rows) x, y, z in map and radius [map units]; x is NaN where the surfel is dead."""
     data: NDArray[np.void]
     """(rows,) of SURFEL."""
     bounds: NDArray[np.float32]
@@ -51,7 +51,6 @@ SURFEL = np.dtype(
     [
         ("key", np.int64),  # voxel under which the hash finds it
         ("weight", np.float32),
-        ("radius", np.float32),  # [map units]
         ("log_odds", np.float32),
         ("first", np.uint32),  # depth maps are counted, not time
         ("last", np.uint32),
@@ -67,7 +66,7 @@ SURFEL = np.dtype(
     ]
 )
 
-ROW_BYTES = 3 * 4 + SURFEL.itemsize
+ROW_BYTES = 4 * 4 + SURFEL.itemsize
 """Bytes of a surfel without its share of `bounds` and of the hash."""
 
 BYTES_PER_SURFEL = ROW_BYTES + 4 * SLOTS_PER_ROW + 6 * 4 / CHUNK
@@ -81,7 +80,7 @@ def allocate(rows: int) -> Surfels:
     so an empty map costs nothing and growing needs neither a copy nor twice the memory.
     """
     return Surfels(
-        np.empty((3, rows), np.float32),
+        np.empty((4, rows), np.float32),
         np.empty(rows, SURFEL),
         np.empty((-(-rows // CHUNK), 6), np.float32),
     )
@@ -245,7 +244,7 @@ def absorb(position, data, row, other):
         np.float32(o.red), np.float32(o.green), np.float32(o.blue),
     )  # fmt: skip
     s.weight = min(np.float32(MOST_WEIGHT), s.weight + o.weight)
-    s.radius = min(s.radius, o.radius)
+    position[3, row] = min(position[3, row], position[3, other])
     s.log_odds = max(s.log_odds, o.log_odds)
     s.hits = max(s.hits, o.hits)
     s.first = min(s.first, o.first)
@@ -328,6 +327,7 @@ def compact(position, data, bounds, rows):
             position[0, to] = position[0, row]
             position[1, to] = position[1, row]
             position[2, to] = position[2, row]
+            position[3, to] = position[3, row]
             data[to] = data[row]
         extend_bounds(position, bounds, to, True)
         to += 1

@@ -1,0 +1,314 @@
+"""The map's kernels beside what one would use otherwise, in one process, by CPU time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from bench.figures import Figure, at_least, at_most
+from vggt_ros.config import AlignConfig, MapConfig
+from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.mapping.cloud import voxel_cell_means
+from vggt_ros.mapping.kernels_fit import fit_affine
+from vggt_ros.mapping.packing import pack_xyzrgb
+from vggt_ros.mapping.surfel_map import SurfelMap
+from vggt_ros.pipeline.align_depth import DepthAligner
+from vggt_ros.types import (
+    DepthAlignment,
+    DepthKind,
+    DepthMap,
+    DepthPrediction,
+    PointCloud,
+)
+
+ROOM_LOW, ROOM_HIGH = np.array([-4.0, -3.0, 0.0]), np.array([4.0, 3.0, 2.8])
+
+
+def figures() -> list[Figure]:
+    """All kernels; without Open3D its comparisons are left out."""
+    return [*voxels(), *rendering(), *fitting(), *packing(), *whole_step()]
+
+
+def voxels(count: int = 2_000_000, voxel: float = 0.02) -> list[Figure]:
+    """Averages of a cloud over the cells of a grid."""
+    rng = np.random.default_rng(0)
+    points = _points_on_walls(rng, count)
+    ours = _cpu_ms(lambda: voxel_cell_means(points, voxel))
+    figures = [at_most("voxel average of 2 M points", ours, "CPU-ms", 49)]
+
+    def by_numpy() -> None:
+        keys = np.floor(points / voxel).astype(np.int64)
+        packed = keys[:, 0] + (keys[:, 1] << 21) + (keys[:, 2] << 42)
+        _, inverse = np.unique(packed, return_inverse=True)
+        totals = np.bincount(inverse)
+        _ = [np.bincount(inverse, points[:, i]) / totals for i in range(3)]
+
+    figures.append(_ratio("the same, numpy / ours", _cpu_ms(by_numpy, 2), ours, 2))
+    o3d = _open3d()
+    if o3d is not None:
+        cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points.astype(np.float64)))
+        peer = _cpu_ms(lambda: cloud.voxel_down_sample(voxel), 3)
+        figures.append(_ratio("the same, Open3D / ours", peer, ours, 1.7))
+    return figures
+
+
+def rendering(count: int = 1_000_000, size: int = 518) -> list[Figure]:
+    """Depth of a million surfels in eight cameras that see nearly all of them."""
+    surfel_map, points = _wall_map(count)
+    model = CameraModel(size, size, 0.75 * size, 0.75 * size, (size - 1) / 2, (size - 1) / 2)
+    poses = [
+        Rigid3.from_rotation_vector((0.0, 0.04 * (k - 3.5), 0.0), (0.1 * (k - 3.5), 0.0, 0.0))
+        for k in range(8)
+    ]
+    ours = _cpu_ms(lambda: [surfel_map.render(model, pose) for pose in poses])
+    note = f"{surfel_map.size / 1e6:.2f} M surfels, holes closed"
+    holes = np.mean([np.isnan(surfel_map.render(model, p).depth).mean() for p in poses])
+    figures = [
+        at_most("render 1 M surfels to 8 x 518x518", ours, "CPU-ms", 22, note),
+        Figure("pixels without depth", 100 * float(holes), "%"),
+    ]
+
+    def by_numpy() -> None:
+        for pose in poses:
+            inverse = pose.inverse()
+            x, y, z = (points @ inverse.rotation.T.astype(np.float32)).T + inverse.translation[
+                :, None
+            ].astype(np.float32)
+            u = np.rint(model.fx * x / z + model.cx).astype(np.int32)
+            v = np.rint(model.fy * y / z + model.cy).astype(np.int32)
+            inside = (z > 0) & (u >= 0) & (v >= 0) & (u < size) & (v < size)
+            depth = np.full(size * size, np.inf, np.float32)
+            np.minimum.at(depth, v[inside] * size + u[inside], z[inside])
+
+    figures.append(_ratio("the same, numpy / ours", _cpu_ms(by_numpy, 2), ours, 20, "1 px"))
+    o3d = _open3d()
+    if o3d is not None:
+        core = o3d.core
+        cloud = o3d.t.geometry.PointCloud(core.Tensor(points))
+        intrinsics = core.Tensor(model.matrix)
+        extrinsics = [core.Tensor(pose.inverse().matrix) for pose in poses]
+
+        def by_open3d() -> None:
+            for extrinsic in extrinsics:
+                cloud.project_to_depth_image(size, size, intrinsics, extrinsic, 1.0, 100.0)
+
+        peer = _cpu_ms(by_open3d, 3)
+        figures.append(_ratio("the same, Open3D / ours", peer, ours, 5, "1 px"))
+    return figures
+
+
+def fitting(count: int = 300_000) -> list[Figure]:
+    """Scale and shift of a disparity with 2 % of noise and outliers."""
+    figures = []
+    rng = np.random.default_rng(0)
+    for outliers, limit in ((0.3, 2e-4), (0.5, 6e-4)):
+        y = 1 / rng.uniform(0.8, 6.0, count)
+        scale, shift = 1.7, 0.12
+        d = (y * (1 + 0.02 * rng.normal(size=count)) - shift) / scale
+        wrong = rng.random(count) < outliers
+        d[wrong] = rng.uniform(d.min(), d.max(), int(wrong.sum()))
+        ys, ds = y.astype(np.float32), d.astype(np.float32)
+        ours = _cpu_ms(lambda ys=ys, ds=ds: fit_affine(ys, ds, 0.05, 0, True))
+        a, b = fit_affine(ys, ds, 0.05, 0, True)[:2]
+        clean = (y - shift) / scale
+        error = float(np.mean(np.abs((clean - b) / a / y - 1)))
+        name = f"fit of 300 k px, {outliers:.0%} outliers"
+        figures += [
+            at_most(name, ours, "CPU-ms", 3),
+            at_most(f"{name}, error of the depth", 1e4 * error, "1e-4", 1e4 * limit),
+        ]
+        if outliers == 0.3:
+            peer = _cpu_ms(lambda ys=ys, ds=ds: _numpy_tukey(ys, ds), 3)
+            figures.append(_ratio(f"{name}, numpy Tukey / ours", peer, ours, 15))
+    return figures
+
+
+def packing(count: int = 500_000) -> list[Figure]:
+    """The bytes of a PointCloud2 with x y z rgb confidence."""
+    rng = np.random.default_rng(0)
+    cloud = PointCloud(
+        rng.normal(size=(count, 3)).astype(np.float32),
+        rng.integers(0, 256, (count, 3), dtype=np.uint8),
+        confidence=rng.random(count, dtype=np.float32),
+    )
+    out = np.empty(20 * count, np.uint8)
+    ours = _cpu_ms(lambda: pack_xyzrgb(cloud, out), 50)
+
+    def like_sensor_msgs_py() -> None:
+        # What point_cloud2.create_cloud does with a structured array made of the columns.
+        dtype = np.dtype([(n, "<f4") for n in ("x", "y", "z", "rgb", "confidence")])
+        structured = np.zeros(count, dtype)
+        for i, name in enumerate("xyz"):
+            structured[name] = cloud.points[:, i]
+        colours = cloud.colours.astype(np.uint32)
+        packed = (colours[:, 0] << 16) | (colours[:, 1] << 8) | colours[:, 2]
+        structured["rgb"] = packed.view(np.float32)
+        structured["confidence"] = cloud.confidence
+        memoryview(structured).tobytes()
+
+    peer = _cpu_ms(like_sensor_msgs_py, 10)
+    return [
+        at_most("pack 500 k points", ours, "CPU-ms", 0.6),
+        _ratio("the same, the way of sensor_msgs_py / ours", peer, ours, 6),
+    ]
+
+
+def whole_step(cameras: int = 4, size: int = 252, sets: int = 12) -> list[Figure]:
+    """Reference depth, alignment and fusion of one set into a map of a million surfels."""
+    surfel_map, _ = _hall_map(1_000_000)
+    model = CameraModel(size, size, 0.6 * size, 0.6 * size, (size - 1) / 2, (size - 1) / 2)
+    poses = [_level_camera(0.3 * (k - 1.5), (0.25 * (k - 1.5), 0.0, 1.4)) for k in range(cameras)]
+    rng = np.random.default_rng(0)
+    predictions = []
+    for k, pose in enumerate(poses):
+        depth = _hall_depth(model, pose, 1.4)
+        disparity = (1 / depth * (1 + 0.01 * rng.normal(size=depth.shape)) - 0.1) / 1.5
+        predictions.append(
+            DepthPrediction(
+                f"camera{k}", 0, DepthKind.DISPARITY, disparity.astype(np.float32),
+                np.full(depth.shape, 0.95, np.float32), model,
+                np.full((*depth.shape, 3), 128, np.uint8),
+            )
+        )  # fmt: skip
+    aligner = DepthAligner(AlignConfig())
+    spent = dict.fromkeys(("reference", "align", "fuse"), 0.0)
+    each: list[float] = []
+    for _ in range(sets):
+        start = time.process_time()
+        references = [surfel_map.render(model, pose).depth for pose in poses]
+        rendered = time.process_time()
+        maps = [
+            aligner.align(prediction, reference, pose)
+            for prediction, reference, pose in zip(predictions, references, poses, strict=True)
+        ]
+        aligned = time.process_time()
+        surfel_map.fuse(maps)
+        fused = time.process_time()
+        each.append(1e3 * (fused - start))
+        spent["reference"] += rendered - start
+        spent["align"] += aligned - rendered
+        spent["fuse"] += fused - aligned
+    parts = ", ".join(f"{name} {1e3 * value / sets:.1f}" for name, value in spent.items())
+    note = f"{surfel_map.size / 1e6:.2f} M surfels; {parts}"
+    return [
+        at_most(
+            "reference, align and fuse, 4 x 252 px", float(np.median(each)), "CPU-ms", 31, note
+        ),
+        at_most("memory per surfel", surfel_map.memory_bytes / surfel_map.size, "bytes", 64),
+    ]
+
+
+def _numpy_tukey(ys: np.ndarray, ds: np.ndarray) -> tuple[float, float]:
+    """Ten steps of iteratively reweighted least squares."""
+    y, d = ys.astype(np.float64), ds.astype(np.float64)
+    a, b = np.polyfit(y[::100], d[::100], 1)
+    for _ in range(10):
+        r = d - a * y - b
+        sigma = 1.4826 * np.median(np.abs(r))
+        w = np.clip(1 - (r / (4.685 * sigma)) ** 2, 0, None) ** 2
+        sw, sy, sd = w.sum(), (w * y).sum(), (w * d).sum()
+        syy, syd = (w * y * y).sum(), (w * y * d).sum()
+        a = (sw * syd - sy * sd) / (sw * syy - sy * sy)
+        b = (sd - a * sy) / sw
+    return float(a), float(b)
+
+
+def _cpu_ms(work: Callable[[], Any], repeats: int = 7) -> float:
+    """Median CPU time of this process; peers with threads are charged for all of them."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return 1e3 * float(np.median(times))
+
+
+def _ratio(name: str, peer: float, ours: float, goal: float, note: str = "") -> Figure:
+    return at_least(name, peer / ours, "x", goal, note or f"peer {peer:.3g} CPU-ms")
+
+
+def _open3d() -> ModuleType | None:
+    try:
+        import open3d
+    except ImportError as error:
+        print(f"bench: without Open3D: {error}")
+        return None
+    return open3d
+
+
+def _points_on_walls(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Points on the walls of a room in the order of depth images, with a little noise."""
+    share, rows = count // 8, []
+    for _ in range(8):
+        rays = rng.normal(size=(share, 3))
+        rays = rays[np.lexsort((rays[:, 2].round(1), rays[:, 0].round(1)))]
+        origin = rng.uniform([-1, -1, 1], [1, 1, 2])
+        with np.errstate(divide="ignore"):
+            t = np.maximum((ROOM_LOW - origin) / rays, (ROOM_HIGH - origin) / rays).min(axis=1)
+        rows.append(origin + rays * t[:, None] + rng.normal(scale=0.003, size=(share, 3)))
+    return np.concatenate(rows).astype(np.float32)
+
+
+def _depth_map(depth: np.ndarray, model: CameraModel, pose: Rigid3) -> DepthMap:
+    return DepthMap(
+        "bench", 0, depth.astype(np.float32), np.ones(depth.shape, np.float32),
+        np.full((*depth.shape, 3), 128, np.uint8), model, pose,
+        DepthAlignment("bench", DepthKind.TRIANGULATED, 1.0, 0.0, 1.0, 0.0, 0, True),
+    )  # fmt: skip
+
+
+def _wall_map(count: int) -> tuple[SurfelMap, np.ndarray]:
+    """A bumpy wall of about `count` surfels before the camera at the origin, looking along z."""
+    side = round(count**0.5)
+    model = CameraModel(side, side, 0.8 * side, 0.8 * side, (side - 1) / 2, (side - 1) / 2)
+    x, y = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
+    depth = 3.0 + 0.5 * x + 0.2 * np.sin(3 * x) * np.cos(4 * y)
+    surfel_map = SurfelMap(MapConfig(voxel_m=1.5 / side))
+    surfel_map.fuse([_depth_map(depth, model, Rigid3.identity())])
+    return surfel_map, surfel_map.cloud().points
+
+
+def _level_camera(heading: float, position: tuple[float, float, float]) -> Rigid3:
+    """Camera that looks horizontally, `heading` from the y axis."""
+    c, s = np.cos(heading), np.sin(heading)
+    rotation = np.array([[c, 0.0, s], [-s, 0.0, c], [0.0, -1.0, 0.0]])
+    return Rigid3(rotation, np.array(position))
+
+
+def _hall_depth(model: CameraModel, pose: Rigid3, scale: float) -> np.ndarray:
+    rays = model.rays().astype(np.float64) @ pose.rotation.T
+    low, high = ROOM_LOW * scale, ROOM_HIGH * scale
+    with np.errstate(divide="ignore"):
+        depth = np.maximum((low - pose.translation) / rays, (high - pose.translation) / rays)
+    return np.asarray(depth.min(axis=2))
+
+
+def _hall_map(count: int) -> tuple[SurfelMap, float]:
+    """A hall of about `count` surfels seen all around from its middle."""
+    model = CameraModel(600, 600, 300.0, 300.0, 299.5, 299.5)
+    # Surface of the hall over the number of surfels, one for each cell of a plane.
+    edges = (ROOM_HIGH - ROOM_LOW) * 1.4
+    area = 2 * (edges[0] * edges[1] + edges[1] * edges[2] + edges[2] * edges[0])
+    voxel = float(np.sqrt(1.1 * area / count))
+    surfel_map = SurfelMap(MapConfig(voxel_m=voxel))
+    views = [
+        _level_camera(0.25 * np.pi * k, (x, y, 1.5))
+        for x in (-3.0, 0.0, 3.0)
+        for y in (-2.0, 2.0)
+        for k in range(8)
+    ]
+    for pose in views:
+        surfel_map.fuse([_depth_map(_hall_depth(model, pose, 1.4), model, pose)])
+    return surfel_map, voxel
+
+
+if __name__ == "__main__":
+    for figure in figures():
+        note_ = f" ({figure.note})" if figure.note else ""
+        mark = {True: "met", False: "MISSED", None: ""}[figure.met]
+        print(f"{figure.name}{note_}: {figure.value:.4g} {figure.unit} {figure.goal} {mark}")
