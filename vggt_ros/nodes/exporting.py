@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from vggt_ros.config import Config
 from vggt_ros.errors import ExportError, VggtRosError
 from vggt_ros.export.files import write_json
 from vggt_ros.export.formats import export_map
 from vggt_ros.export.trajectory import StampedPose, static_poses
 from vggt_ros.nodes.worker import MappingWorker
+from vggt_ros.parameters import dump_config
 from vggt_ros.srv import ExportMap
-from vggt_ros.types import PointCloud
+from vggt_ros.types import PointCloud, ScaleEstimate
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +31,20 @@ def answer(
 ) -> ExportMap.Response:
     """Write what is asked for; all that can go wrong is said in the response."""
     try:
-        cloud, poses, report = worker.call(lambda: _snapshot(request, worker), SNAPSHOT_TIMEOUT_S)
+        taken = worker.call(lambda: _snapshot(request, worker), SNAPSHOT_TIMEOUT_S)
+        cloud, poses = taken.cloud, taken.poses
         if request.format == REPORT:
-            write_json(request.path, report)
+            write_json(request.path, taken.report)
             files = [Path(request.path)]
         else:
-            files = export_map(Path(request.path), request.format, cloud, poses)
+            files = export_map(
+                Path(request.path),
+                request.format,
+                cloud,
+                poses,
+                comments=[f"scale {taken.scale}"],
+                config_text=dump_config(taken.config),
+            )
     except TimeoutError:
         response.message = f"mapping was busy for {SNAPSHOT_TIMEOUT_S:.0f} s; try again"
         return response
@@ -55,9 +65,17 @@ def answer(
     return response
 
 
-def _snapshot(
-    request: ExportMap.Request, worker: MappingWorker
-) -> tuple[PointCloud, list[StampedPose], dict[str, Any]]:
+class _Snapshot(NamedTuple):
+    """All that an export needs, of one moment."""
+
+    cloud: PointCloud
+    poses: list[StampedPose]
+    scale: ScaleEstimate
+    config: Config
+    report: dict[str, Any]
+
+
+def _snapshot(request: ExportMap.Request, worker: MappingWorker) -> _Snapshot:
     """Runs in the worker thread."""
     pipeline = worker.pipeline
     scene = pipeline.scene
@@ -76,4 +94,5 @@ def _snapshot(
             confidence=cloud.confidence[keep],
         )
     report = worker.report() if request.format == REPORT else {}
-    return cloud, static_poses(scene.map_from_camera, worker.health.stamp_ns), report
+    poses = static_poses(scene.map_from_camera, worker.health.stamp_ns)
+    return _Snapshot(cloud, poses, scene.scale, pipeline.config, report)
