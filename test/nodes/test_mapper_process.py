@@ -83,7 +83,8 @@ def test_map_transforms_status_and_export_from_a_bag(
     answer = observer.call(ExportMap, "/mapper/export_map", ExportMap.Request(path=str(path)))
     assert answer.success, answer.message
     assert answer.num_points == 3000
-    assert list(answer.files) == [str(path)]
+    assert list(answer.files) == [str(path), f"{path}.config.yaml"]
+    assert "cameras: [left, right]" in Path(answer.files[1]).read_text()
     assert path.read_bytes().startswith(b"ply\n")
     request = ExportMap.Request(path=str(tmp_path / "cameras.tum"), format="tum")
     answer = observer.call(ExportMap, "/mapper/export_map", request)
