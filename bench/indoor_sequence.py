@@ -41,7 +41,7 @@ class Calibration:
 
     @property
     def model(self) -> CameraModel:
-        """Intrinsics of the colour camera as a distorted camera."""
+        """The camera of the stored images, with distortion."""
         return CameraModel(
             640, 480, self.focal_px, self.focal_px, 319.5, 239.5, "plumb_bob",
             (self.k1, 0.0, 0.0, 0.0),

@@ -183,7 +183,12 @@ class PlaneSweepConfig:
     """`plane_sweep.*`: classical multi-view stereo on the known poses."""
 
     width: int = parameter(480, "images are reduced to this width", unit="px", low=64, high=4096)
-    planes: int = parameter(96, "hypotheses in inverse depth", low=8, high=512)
+    planes: int = parameter(
+        96,
+        "most hypotheses in inverse depth; fewer where they would be less than a pixel apart",
+        low=8,
+        high=512,
+    )
     max_sources: int = parameter(4, "source views per reference view", low=1, high=15)
     min_depth: float = parameter(
         0.0, "nearest plane; 0: from the bootstrap points", unit="map units", low=0.0
@@ -192,7 +197,11 @@ class PlaneSweepConfig:
         0.0, "farthest plane; 0: from the bootstrap points", unit="map units", low=0.0
     )
     min_confidence: float = parameter(
-        0.4, "pixels of lower confidence become holes", low=0.0, high=1.0, runtime=True
+        0.2,
+        "pixels become holes whose chance of being within 5 % of the true depth is lower",
+        low=0.0,
+        high=1.0,
+        runtime=True,
     )
 
 

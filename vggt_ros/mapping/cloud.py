@@ -9,7 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from vggt_ros.mapping.surfels import CELL_LIMIT, mix, pack_key
-from vggt_ros.types import PointCloud
+from vggt_ros.types import Float32, PointCloud
 
 
 def thin_to(count: int, most: int) -> NDArray[np.int64]:
@@ -57,6 +57,13 @@ def voxel_average(cloud: PointCloud, voxel_m: float, max_points: int = 0) -> Poi
         cloud.frame,
         cloud.is_metric,
     )
+
+
+def voxel_cell_means(points: Float32, voxel_m: float) -> Float32:
+    """Mean position of the points (N, 3) in each occupied cell, in the order of first points."""
+    cells, count = voxel_cells(points, np.float32(1 / voxel_m))
+    means: Float32 = _means(points, cells, count)[0]
+    return means
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

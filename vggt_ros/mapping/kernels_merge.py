@@ -17,6 +17,7 @@ from vggt_ros.mapping.kernels_planes import (
 from vggt_ros.mapping.surfels import (
     ALIVE,
     CELL_LIMIT,
+    CHUNK,
     MERGED,
     MOST_WEIGHT,
     MOVED,
@@ -122,7 +123,7 @@ def _find_beside(position, data, owner, u, v, width, height, x, y, z, nx, ny, nz
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(
-    position, data, bounds, table, rows, capacity, owner, depth, confidence, rgb, planes,
+    position, data, bounds, mature, table, rows, capacity, owner, depth, confidence, rgb, planes,
     intrinsics, rotation, translation, voxel, max_depth, least_cosine, view, most_removed,
 ):  # fmt: skip
     """Merge one depth map into the map.
@@ -224,6 +225,7 @@ def merge(
                             position, data, bounds, table, rows, key, x, y, z, nx, ny, nz,
                             red, green, blue, radius, weight, odds, view,
                         )  # fmt: skip
+                        mature[rows // CHUNK] = 0
                         counts[ADDED] += 1
                         last_key, last_row = key, np.int64(rows)
                         rows += 1

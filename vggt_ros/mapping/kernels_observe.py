@@ -12,7 +12,7 @@ from vggt_ros.mapping.kernels_planes import (
     measurement_weight,
     normal_at,
 )
-from vggt_ros.mapping.kernels_view import MARGIN_VOXELS, margin_fraction, project_chunk
+from vggt_ros.mapping.kernels_view import DEPTH, FREE, HIGH, LOW, project_chunk
 from vggt_ros.mapping.surfels import (
     ALIVE,
     CHUNK,
@@ -23,6 +23,7 @@ from vggt_ros.mapping.surfels import (
     average,
     key_at,
     kill,
+    mix,
     rekey,
 )
 
@@ -40,8 +41,9 @@ DUPLICATE_VOXELS = 0.7
 """Two surfels of one surface that one pixel sees at this lateral distance or less are one."""
 
 MATURE_HITS = 32
-MATURE_TURNS = 4
-"""Surfels seen this often hardly change any more; they are refined every fourth time, in turns."""
+MATURE_TURNS = 8
+"""Surfels seen this often hardly change any more; a chunk of them is refined every eighth time
+only, drawn by the hash of its number and the view's, so that all cameras come round."""
 
 NOBODY = -1
 
@@ -59,10 +61,21 @@ def confirm(data, row, confidence, view):
     s.log_odds = min(np.float32(MOST_LOG_ODDS), odds)
 
 
+@njit(cache=True, nogil=True)
+def _miss(position, data, table, row, confidence):
+    """Take odds off a surfel that was seen through; True if it died of that."""
+    s = data[row]
+    s.log_odds -= np.float32(MISS_LOG_ODDS) * min(np.float32(1), confidence)
+    if s.log_odds >= 0:
+        return False
+    kill(position, data, table, row)
+    return True
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def observe(
-    position, data, bounds, table, rows, chunks, rotation, translation, intrinsics, depth,
-    confidence, rgb, planes, free, voxel, max_depth, least_cosine, carves, view, most_removed,
+    position, data, bounds, mature, table, rows, chunks, rotation, translation, intrinsics,
+    confidence, rgb, planes, limits, voxel, max_depth, least_cosine, view, most_removed,
 ):  # fmt: skip
     """Compare the surfels in view with a depth map.
 
@@ -73,11 +86,10 @@ def observe(
     Inputs:
         chunks: from `visible_chunks`.
         rotation, translation: `camera_from_map`, float32.
-        depth, confidence, rgb: (H, W), (H, W), (H, W, 3) of the depth map.
+        confidence, rgb: (H, W), (H, W, 3) of the depth map.
         planes: from `tile_planes`.
-        free: from `free_depth`.
+        limits: from `depth_limits`.
         max_depth, least_cosine: farther or flatter pixels refine nothing.
-        carves: whether to carve at all.
         view: number of the depth map.
         most_removed: surfels that may be entered under another voxel, each of which leaves a
             removed slot in the hash.
@@ -86,15 +98,16 @@ def observe(
         (surfel of each pixel (H * W,) int32, NOBODY without one; pixels with one; how many surfels
         were refined; killed; merged; entered under another voxel).
     """
-    height, width = depth.shape
+    height, width = confidence.shape
     owner = np.full(width * height, NOBODY, np.int32)
+    flat_confidence = confidence.reshape(-1)
     uv = np.empty((2, CHUNK), np.float32)
-    z = np.empty(CHUNK, np.float32)
+    zs = np.empty(CHUNK, np.float32)
+    pixel = np.empty(CHUNK, np.int32)
     owned = refined = killed = merged = moved = 0
     fx, fy, cx, cy = intrinsics
     inverse_fx, inverse_fy = np.float32(1) / fx, np.float32(1) / fy
     half, inverse_voxel = np.float32(0.5), np.float32(1) / np.float32(voxel)
-    margin = np.float32(MARGIN_VOXELS * voxel)
     near = np.float32((DUPLICATE_VOXELS * voxel) ** 2)
     r = rotation
     # Camera centre in map: where rays start.
@@ -105,29 +118,39 @@ def observe(
         start = chunk * CHUNK
         stop = min(start + CHUNK, rows)
         project_chunk(
-            position, start, stop, rotation, translation, intrinsics, width, height, uv, z
+            position, start, stop, rotation, translation, intrinsics, width, height, uv, zs, pixel
         )
+        if mature[chunk] and mix(chunk * 65536 + view) % np.uint64(MATURE_TURNS) != 0:
+            for i in range(stop - start):
+                at, z = pixel[i], zs[i]
+                if at < 0:
+                    continue
+                if z < limits[at, FREE]:
+                    killed += _miss(position, data, table, start + i, flat_confidence[at])
+                elif z > limits[at, LOW] and z < limits[at, HIGH] and owner[at] == NOBODY:
+                    owner[at] = start + i
+                    owned += 1
+            continue
+        least_hits = 65535
+        has_seen = False
         for i in range(stop - start):
-            u, v = uv[0, i], uv[1, i]
-            if u < 0 or v < 0 or u >= width or v >= height:
+            at, z = pixel[i], zs[i]
+            if at < 0:
                 continue
-            column, line = int(u), int(v)
             row = np.int64(start + i)
             s = data[row]
             # It may have been merged a moment ago, after its chunk was projected.
             if not s.flags & ALIVE:
                 continue
-            c = confidence[line, column]
-            if z[i] < free[line, column]:
-                if carves:
-                    s.log_odds -= np.float32(MISS_LOG_ODDS) * min(np.float32(1), c)
-                    if s.log_odds < 0:
-                        kill(position, data, table, row)
-                        killed += 1
+            c = flat_confidence[at]
+            if z < limits[at, FREE]:
+                killed += _miss(position, data, table, row, c)
                 continue
-            d = depth[line, column]
-            if not (abs(z[i] - d) < margin + margin_fraction(c) * d and c > 0):
+            if not (z > limits[at, LOW] and z < limits[at, HIGH]):
                 continue
+            d = limits[at, DEPTH]
+            u, v = uv[0, i], uv[1, i]
+            column, line = int(u), int(v)
             du, dv = u - half - np.float32(column), v - half - np.float32(line)
             x, y, w = position[0, row], position[1, row], position[2, row]
             nx, ny, nz, cosine = normal_at(
@@ -136,39 +159,35 @@ def observe(
             )  # fmt: skip
             if s.nx * nx + s.ny * ny + s.nz * nz <= 0:
                 continue
-            if s.hits >= MATURE_HITS and (row + view) % MATURE_TURNS != 0:
-                s.last = view
-            else:
-                confirm(data, row, c, view)
-                if d <= max_depth and cosine >= least_cosine:
-                    refined += 1
-                    # The surfel is not where the pixel's centre is: follow the plane to there.
-                    inverse = np.float32(1) / d
-                    if cosine != np.float32(UNKNOWN_COSINE):
-                        tile = planes[line // TILE, column // TILE]
-                        inverse += tile[0] * du * inverse_fx + tile[1] * dv * inverse_fy
-                    step = (np.float32(1) / (inverse * z[i]) - np.float32(1)) * (
-                        nx * (x - ox) + ny * (y - oy) + nz * (w - oz)
-                    )
-                    weight = measurement_weight(c, cosine, d, voxel)
-                    total = s.weight + weight
-                    average(
-                        position, data, row, weight / total,
-                        x + step * nx, y + step * ny, w + step * nz, nx, ny, nz,
-                        np.float32(rgb[line, column, 0]) * np.float32(256),
-                        np.float32(rgb[line, column, 1]) * np.float32(256),
-                        np.float32(rgb[line, column, 2]) * np.float32(256),
-                    )  # fmt: skip
-                    s.weight = min(np.float32(MOST_WEIGHT), total)
-                    position[3, row] = min(
-                        position[3, row], footprint_radius(d, fx, cosine, voxel)
-                    )
-                    key = key_at(position, row, inverse_voxel)
-                    if key != s.key and moved < most_removed:
-                        row, change = rekey(position, data, bounds, table, row, key)
-                        moved += change == MOVED
-                        merged += change == MERGED
-            at = line * width + column
+            confirm(data, row, c, view)
+            has_seen = True
+            least_hits = min(least_hits, np.int64(s.hits))
+            if d <= max_depth and cosine >= least_cosine:
+                refined += 1
+                # The surfel is not where the pixel's centre is: follow the plane to there.
+                inverse = np.float32(1) / d
+                if cosine != np.float32(UNKNOWN_COSINE):
+                    tile = planes[line // TILE, column // TILE]
+                    inverse += tile[0] * du * inverse_fx + tile[1] * dv * inverse_fy
+                step = (np.float32(1) / (inverse * z) - np.float32(1)) * (
+                    nx * (x - ox) + ny * (y - oy) + nz * (w - oz)
+                )
+                weight = measurement_weight(c, cosine, d, voxel)
+                total = s.weight + weight
+                average(
+                    position, data, row, weight / total,
+                    x + step * nx, y + step * ny, w + step * nz, nx, ny, nz,
+                    np.float32(rgb[line, column, 0]) * np.float32(256),
+                    np.float32(rgb[line, column, 1]) * np.float32(256),
+                    np.float32(rgb[line, column, 2]) * np.float32(256),
+                )  # fmt: skip
+                s.weight = min(np.float32(MOST_WEIGHT), total)
+                position[3, row] = min(position[3, row], footprint_radius(d, fx, cosine, voxel))
+                key = key_at(position, row, inverse_voxel)
+                if key != s.key and moved < most_removed:
+                    row, change = rekey(position, data, bounds, table, row, key)
+                    moved += change == MOVED
+                    merged += change == MERGED
             other = np.int64(owner[at])
             if other == NOBODY or not data[other].flags & ALIVE:
                 owned += other == NOBODY
@@ -189,4 +208,6 @@ def observe(
                 absorb(position, data, heavy, light)
                 kill(position, data, table, light)
                 merged += 1
+        if has_seen:
+            mature[chunk] = least_hits >= MATURE_HITS
     return owner, owned, refined, killed, merged, moved

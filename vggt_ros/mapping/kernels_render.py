@@ -22,8 +22,6 @@ POINT_RADIUS_PX = 0.56
 coarser level takes twice the radius. A cell then is 1.2 to 2.4 times as wide as the distance
 between surfels."""
 
-OUTSIDE, COARSE = -1, -2
-
 NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 EDGE_ON = 0.04
@@ -72,29 +70,12 @@ def _slopes(a, b, c, u, v, rotation, intrinsics):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _targets(
-    position, start, stop, rotation, translation, intrinsics, width, height, uv, depth, pixel
-):
-    """Project a chunk and sort its rows by how they are drawn; without branches.
-
-    Outputs:
-        uv, depth: as of `project_chunk`.
-        pixel: (CHUNK,) int32 index of the pixel of a surfel drawn as a point, OUTSIDE or COARSE.
-    """
-    project_chunk(
-        position, start, stop, rotation, translation, intrinsics, width, height, uv, depth
-    )
+def _are_coarse(position, start, stop, focal, depth, pixel, is_coarse):
+    """Which rows of a projected chunk are in the image and too large to be single pixels."""
     radius = position[3, start:stop]
-    us, vs = uv[0], uv[1]
-    f = max(intrinsics[0], intrinsics[1]) / np.float32(POINT_RADIUS_PX)
-    right, bottom, zero = np.float32(width), np.float32(height), np.float32(0)
-    outside, coarse = np.int32(OUTSIDE), np.int32(COARSE)
+    limit = focal / np.float32(POINT_RADIUS_PX)
     for i in range(stop - start):
-        u, v = us[i], vs[i]
-        at = np.int32(v) * np.int32(width) + np.int32(u)
-        is_inside = (u >= zero) & (v >= zero) & (u < right) & (v < bottom)
-        at = at if radius[i] * f < depth[i] else coarse
-        pixel[i] = at if is_inside else outside
+        is_coarse[i] = (radius[i] * limit >= depth[i]) & (pixel[i] >= 0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -126,22 +107,29 @@ def splat(
     uv = np.empty((2, CHUNK), np.float32)
     zs = np.empty(CHUNK, np.float32)
     pixel = np.empty(CHUNK, np.int32)
+    is_coarse = np.empty(CHUNK, np.uint8)
     f = max(intrinsics[0], intrinsics[1])
     half, fall = np.float32(0.5), np.float32(2 * voxel)
     for chunk in chunks:
         start = chunk * CHUNK
         stop = min(start + CHUNK, rows)
-        _targets(
+        project_chunk(
             position, start, stop, rotation, translation, intrinsics, width, height, uv, zs, pixel
         )
+        _are_coarse(position, start, stop, f, zs, pixel, is_coarse)
         for i in range(stop - start):
             at, z = pixel[i], zs[i]
-            if at >= 0:
-                if z < points[at]:
-                    points[at] = z
-                    if want_rows:
+            if at < 0:
+                continue
+            if not is_coarse[i]:
+                if want_rows:
+                    if z < points[at]:
+                        points[at] = z
                         cells[at] = np.uint64(start + i)
-            elif at == COARSE:
+                else:
+                    # Always written: whether it is nearer cannot be predicted.
+                    points[at] = min(points[at], z)
+            else:
                 radius = position[3, start + i] * f / (z * np.float32(POINT_RADIUS_PX))
                 level, side = 1, np.float32(2)
                 while radius > side and level < LEVELS - 1:

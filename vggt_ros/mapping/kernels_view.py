@@ -61,14 +61,16 @@ def visible_chunks(bounds, chunks, rotation, translation, intrinsics, width, hei
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def project_chunk(
-    position, start, stop, rotation, translation, intrinsics, width, height, uv, depth
+    position, start, stop, rotation, translation, intrinsics, width, height, uv, depth, pixel
 ):
     """Pixels and depth of rows start..stop; without branches, so that it is vectorised.
 
-    Inputs:
-        uv: (2, CHUNK) float32 out: column and row plus one half, cut off at -1 and at the size
-            plus one; -1 as well for what is behind the camera or dead.
-        depth: (CHUNK,) float32 out: z in the camera.
+    Outputs:
+        uv: (2, CHUNK) float32 column and row plus one half, cut off at -1 and at the size plus
+            one.
+        depth: (CHUNK,) float32 z in the camera.
+        pixel: (CHUNK,) int32 index of the pixel, -1 for what is outside of the image, behind
+            the camera or dead.
     """
     r00, r01, r02 = rotation[0, 0], rotation[0, 1], rotation[0, 2]
     r10, r11, r12 = rotation[1, 0], rotation[1, 1], rotation[1, 2]
@@ -76,8 +78,10 @@ def project_chunk(
     t0, t1, t2 = translation[0], translation[1], translation[2]
     fx, fy = intrinsics[0], intrinsics[1]
     cx, cy = intrinsics[2] + np.float32(0.5), intrinsics[3] + np.float32(0.5)
-    one, half = np.float32(1), np.float32(-1)
-    right, bottom = np.float32(width + 1), np.float32(height + 1)
+    zero, one, before = np.float32(0), np.float32(1), np.float32(-1)
+    right, bottom = np.float32(width), np.float32(height)
+    past_right, past_bottom = right + one, bottom + one
+    columns, outside = np.int32(width), np.int32(-1)
     xs, ys, zs = position[0, start:stop], position[1, start:stop], position[2, start:stop]
     us, vs = uv[0], uv[1]
     for i in range(stop - start):
@@ -86,13 +90,16 @@ def project_chunk(
         inverse = one / d
         u = (r00 * x + r01 * y + r02 * z + t0) * fx * inverse + cx
         v = (r10 * x + r11 * y + r12 * z + t1) * fy * inverse + cy
-        u = u if u > half else half
-        v = v if v > half else half
-        u = u if u < right else right
-        v = v if v < bottom else bottom
-        us[i] = u if d > np.float32(0) else half
+        u = u if u > before else before  # also where it is NaN
+        v = v if v > before else before
+        u = u if u < past_right else past_right
+        v = v if v < past_bottom else past_bottom
+        is_inside = (u >= zero) & (v >= zero) & (u < right) & (v < bottom) & (d > zero)
+        at = np.int32(v) * columns + np.int32(u)
+        us[i] = u
         vs[i] = v
         depth[i] = d
+        pixel[i] = at if is_inside else outside
 
 
 @njit(cache=True, nogil=True)
@@ -103,25 +110,33 @@ def margin_fraction(confidence):
     return np.float32(MARGIN_SIGMAS) * sigma
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def free_depth(depth, confidence, voxel):
-    """How far each pixel shows free space: (H, W) float32, 0 where it shows none.
+FREE, LOW, HIGH, DEPTH = 0, 1, 2, 3
 
-    The nearest of 3x3 depths counts, so that a surfel at a silhouette is not taken for
-    transparent because its pixel lies half a pixel beside it.
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def depth_limits(depth, confidence, voxel, carves):
+    """What the depth of a surfel means at each pixel, side by side in memory.
+
+    For the free space the nearest of 3x3 depths counts, so that a surfel at a silhouette is not
+    taken for transparent because its pixel lies half a pixel beside it.
+
+    Returns:
+        (H * W, 4) float32: surfels nearer than FREE (0 where there is no depth or without
+        `carves`) are seen through, those from LOW to HIGH are the surface, DEPTH.
     """
     height, width = depth.shape
     rows = np.empty((height, width), np.float32)
-    free = np.empty((height, width), np.float32)
-    infinity = np.float32(np.inf)
+    line = np.empty(width, np.float32)
+    limits = np.empty((height * width, 4), np.float32)
+    infinity, zero, one = np.float32(np.inf), np.float32(0), np.float32(1)
     for v in range(height):
         for u in range(width):
             d = depth[v, u]
-            free[v, u] = d if d > np.float32(0) else infinity
+            line[u] = d if d > zero else infinity
         for u in range(width):
-            a = free[v, u - 1] if u > 0 else infinity
-            b = free[v, u + 1] if u < width - 1 else infinity
-            c = free[v, u]
+            a = line[u - 1] if u > 0 else infinity
+            b = line[u + 1] if u < width - 1 else infinity
+            c = line[u]
             a = a if a < b else b
             rows[v, u] = a if a < c else c
     margin = np.float32(MARGIN_VOXELS * voxel)
@@ -132,10 +147,14 @@ def free_depth(depth, confidence, voxel):
             a = a if a < b else b
             a = a if a < c else c
             d = depth[v, u]
-            seen = d > np.float32(0) and d < infinity and confidence[v, u] > np.float32(0)
+            is_seen = d > zero and d < infinity and confidence[v, u] > zero
             fraction = margin_fraction(confidence[v, u])
-            free[v, u] = a * (np.float32(1) - fraction) - margin if seen else np.float32(0)
-    return free
+            at = v * width + u
+            limits[at, FREE] = a * (one - fraction) - margin if is_seen and carves else zero
+            limits[at, LOW] = d * (one - fraction) - margin if is_seen else infinity
+            limits[at, HIGH] = d * (one + fraction) + margin if is_seen else -infinity
+            limits[at, DEPTH] = d
+    return limits
 
 
 @njit(cache=True, nogil=True)

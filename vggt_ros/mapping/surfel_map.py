@@ -43,11 +43,11 @@ _REMOVED_FRACTION = 0.1
 _FULL_FRACTION = 0.9
 """Slots that may be taken or removed; probing gets long beyond."""
 
-_DEAD_FRACTION = 0.06
+_DEAD_FRACTION = 0.03
 """Dead rows, as a fraction of all, that make compacting worthwhile."""
 
-_TABLE_GROWTH = 1.2
-"""Factor by which the hash grows, so that 52 to 62 % of its slots are taken."""
+_TABLE_GROWTH = 1.1
+"""Factor by which the hash grows, so that 63 to 69 % of its slots are taken."""
 
 REJECT_REASONS = ("invalid", "far", "grazing", "outside", "full")
 
@@ -100,7 +100,7 @@ class SurfelMap:
     def memory_bytes(self) -> int:
         """Bytes that the surfels and their tables take up."""
         chunks = -(-self._most_rows // surfels.CHUNK)
-        return self._most_rows * surfels.ROW_BYTES + chunks * 24 + self._table.nbytes
+        return self._most_rows * surfels.ROW_BYTES + chunks * 25 + self._table.nbytes
 
     def fuse(self, depth_maps: Sequence[DepthMap], bootstrap: bool = False) -> FuseStatistics:
         """Merge the depth maps of one set.
@@ -258,24 +258,20 @@ class SurfelMap:
         planes = kernels_planes.tile_planes(view.depth, view.intrinsics, turn)
         rotation, translation = _rotation_translation(view.map_from_camera.inverse())
         owner, owned, refined, carved, merged, moved = kernels_observe.observe(
-            surfels_.position,
-            surfels_.data,
-            surfels_.bounds,
+            *surfels_,
             self._table,
             self._rows,
             self._visible(view.model, rotation, translation, 0.0),
             rotation,
             translation,
             view.intrinsics,
-            view.depth,
             view.confidence,
             view.rgb,
             planes,
-            kernels_view.free_depth(view.depth, view.confidence, voxel),
+            kernels_view.depth_limits(view.depth, view.confidence, voxel, config.carve),
             voxel,
             max_depth,
             least_cosine,
-            config.carve,
             self._view,
             spare,
         )
@@ -285,9 +281,7 @@ class SurfelMap:
         spare = self._reserve_table(self._living + view.measured - owned + merged)
         rows_before = self._rows
         self._rows, counts = kernels_merge.merge(
-            surfels_.position,
-            surfels_.data,
-            surfels_.bounds,
+            *surfels_,
             self._table,
             self._rows,
             self._capacity,

@@ -5,6 +5,7 @@ lie in flat arrays as in `plane_sweep_kernels`. `unit` is the step of q that mov
 about one pixel; it only sets the scale of sums and thresholds.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
 from __future__ import annotations
 
 import numpy as np
@@ -265,11 +266,13 @@ def agreement(q, transform, other, relative, step, agree, conflict, difference, 
                     q00, q01 = other[iv, iu], other[iv, iu + 1]
                     q10, q11 = other[iv + 1, iu], other[iv + 1, iu + 1]
                     du, dv = u - np.float32(iu), v - np.float32(iv)
-                    low, high = (
-                        min(min(q00, q01), min(q10, q11)),
-                        max(max(q00, q01), max(q10, q11)),
-                    )
-                    if high - low <= tolerance:
+                    # Written so that NaN fails: min and max may drop it.
+                    if (
+                        abs(q00 - seen) <= tolerance
+                        and abs(q01 - seen) <= tolerance
+                        and abs(q10 - seen) <= tolerance
+                        and abs(q11 - seen) <= tolerance
+                    ):
                         top, bottom = q00 + du * (q01 - q00), q10 + du * (q11 - q10)
                         seen = top + dv * (bottom - top)
                 agree[y, x] += one

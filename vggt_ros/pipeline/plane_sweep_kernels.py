@@ -8,6 +8,7 @@ Arithmetic is float32 throughout: numba widens small integers to 64 bits, which 
 lanes than float32 does.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
 from __future__ import annotations
 
 from typing import Any

@@ -402,27 +402,33 @@ class _Fit:
         gain = np.linalg.pinv(jacobian / sigmas[:, None])[0] / sigmas
         count = len(self._sightings)
         on_centres = gain[: 3 * count].reshape(count, 3)
+        on_rotations = gain[3 * count :].reshape(count, 3)
         # One calibration error of a camera is the same in all sets.
         by_camera: dict[str, Float64] = {}
-        for s, g in zip(self._sightings, on_centres, strict=True):
-            by_camera[s.camera] = by_camera.get(s.camera, np.zeros(3)) + g
-        variance = self._rig_noise**2 * sum(float(g @ g) for g in by_camera.values())
+        for s, g, h in zip(self._sightings, on_centres, on_rotations, strict=True):
+            by_camera[s.camera] = by_camera.get(s.camera, np.zeros(6)) + [*g, *h]
+        of_centres = self._rig_noise**2 * sum(float(g[:3] @ g[:3]) for g in by_camera.values())
+        of_rotations = ROTATION_NOISE_RAD**2 * sum(
+            float(g[3:] @ g[3:]) for g in by_camera.values()
+        )
         if self._covariance is not None:
             seen = np.zeros(len(self._covariance))
-            for s, g in zip(self._sightings, on_centres, strict=True):
+            for s, g, h in zip(self._sightings, on_centres, on_rotations, strict=True):
                 rotation = self.transforms[s.frame_set].rotation
                 seen[6 * s.view : 6 * s.view + 3] += self.scale * rotation.T @ g
-            variance += COVARIANCE_INFLATION**2 * float(seen @ self._covariance @ seen)
-        seen_sigma = math.sqrt(self._centre_squares / max(self._centre_freedom, 1e-9))
+                # The residual is what turns the camera found into the camera of the rig.
+                seen[6 * s.view + 3 : 6 * s.view + 6] -= s.rig_from_camera.rotation.T @ h
+            of_scene = float(seen @ self._covariance @ seen)
+            of_centres += COVARIANCE_INFLATION**2 * max(of_scene, 0.0)
         # Without redundancy of the centres, a rig whose rotations are worse than assumed is taken
         # to be as much worse in its centres.
-        factor = max(1.0, self.rotation_sigma / self._prior_r)
+        rotation_factor = max(1.0, self.rotation_sigma / self._prior_r)
+        factor = rotation_factor
         if self._centre_freedom > _LEAST_FREEDOM:
+            seen_sigma = math.sqrt(self._centre_squares / self._centre_freedom)
             widened = seen_sigma * _student_factor(self._centre_freedom)
             factor = max(1.0, widened / self._prior_c)
-        on_rotations = gain[3 * count :]
-        total = variance * factor**2 + self.rotation_sigma**2 * float((on_rotations**2).sum())
-        return self.scale * math.sqrt(total)
+        return self.scale * math.sqrt(of_centres * factor**2 + of_rotations * rotation_factor**2)
 
     def surprise(self, sightings: Sequence[Sighting]) -> float:
         """How far views of another camera are off, over what is still credible (median)."""
@@ -450,16 +456,34 @@ class _Fit:
         return result
 
     def _prior_sigmas(self) -> tuple[float, float]:
-        centre, rotation = [], []
-        for s in self._sightings:
-            c = r = 0.0
-            if self._covariance is not None:
-                diagonal = np.diag(self._covariance)[6 * s.view : 6 * s.view + 6]
-                c = float(diagonal[:3].mean()) * (COVARIANCE_INFLATION * self.scale) ** 2
-                r = float(diagonal[3:].mean()) * COVARIANCE_INFLATION**2
-            centre.append(c + self._rig_noise**2)
-            rotation.append(r + ROTATION_NOISE_RAD**2)
-        return math.sqrt(np.mean(centre)), math.sqrt(np.mean(rotation))
+        """Of centres and rotations per axis, without what all views of a set have in common."""
+        centre, rotation = self._rig_noise**2, ROTATION_NOISE_RAD**2
+        if self._covariance is not None:
+            inflation = COVARIANCE_INFLATION**2
+            for number in self._sets:
+                members = [s for s in self._sightings if s.frame_set == number]
+                share = len(members) / len(self._sightings)
+                c, r = self._relative_variances(members)
+                centre += inflation * self.scale**2 * c * share
+                rotation += inflation * r * share
+        return math.sqrt(centre), math.sqrt(rotation)
+
+    def _relative_variances(self, sightings: Sequence[Sighting]) -> tuple[float, float]:
+        """Mean variance of centre and rotation axes around the views' mean; 0 for one view."""
+        assert self._covariance is not None  # for the type checker
+        count = len(sightings)
+        if count < 2:
+            return 0.0, 0.0
+        at = np.ravel([range(6 * s.view, 6 * s.view + 6) for s in sightings])
+        # Turns about the axes of the scene, so that a common turn is common.
+        axes = np.zeros((6 * count, 6 * count))
+        for k, s in enumerate(sightings):
+            axes[6 * k : 6 * k + 3, 6 * k : 6 * k + 3] = np.eye(3)
+            axes[6 * k + 3 : 6 * k + 6, 6 * k + 3 : 6 * k + 6] = s.scene_from_camera.rotation
+        mean = np.kron(np.eye(count) - 1 / count, np.eye(6)) @ axes
+        diagonal = np.diag(mean @ self._covariance[np.ix_(at, at)] @ mean.T).reshape(count, 6)
+        diagonal = np.maximum(diagonal, 0.0) * count / (count - 1)
+        return float(diagonal[:, :3].mean()), float(diagonal[:, 3:].mean())
 
     def _system(
         self, sightings: Sequence[Sighting] | None = None

@@ -92,7 +92,8 @@ def _reconstruct(
     """The best reconstruction (None if there is none) and its statistics."""
 
     def refine(model: Any) -> Any:
-        adjust(model, frames, intrinsics=False)
+        given = all(frame.model is not None for frame in frames)
+        adjust(model, frames, intrinsics=False, strict=given)
         return choose_intrinsics(model, frames, config.intrinsics)[0]
 
     with quiet_and_seeded(config.seed):

@@ -16,6 +16,16 @@ import numpy as np
 
 from vggt_ros.types import Float64
 
+_PRINCIPAL_POINT = 0.01
+"""Prior standard deviation of an unknown principal point over the focal length."""
+
+_DISTORTION = 0.1
+"""Prior standard deviation of an unknown k1."""
+
+_SELF_CALIBRATION = 3.0
+"""Poses with estimated intrinsics are this much less certain than their covariance says: on eight
+sets of four images of 88 degrees the scale was off by up to 6 %, where it said 0.7 to 1 %."""
+
 _MAX_POINTS = 4000
 """More points are thinned out and the information of the rest is multiplied accordingly."""
 
@@ -26,7 +36,8 @@ class Observations:
 
     `camera_from_scene` (V, 3, 4), `points` (M, 3) in scene; per view `rows` (n,) into points,
     `pixels` (n, 2) [px], `errors` (n, 2) [px]; `intrinsics` (V, 2): mean focal length [px] and
-    k1; `groups` (V,): views of one number share unknown intrinsics, -1: they are known.
+    k1; `groups` (V,): views of one number share unknown intrinsics, -1: they are known. An
+    unknown principal point counts as uncertain whether it was refined or not.
     """
 
     camera_from_scene: Float64
@@ -53,7 +64,7 @@ def pose_covariance(observations: Observations) -> Float64 | None:
     observations, factor = o
     points, views = observations.points, len(observations.camera_from_scene)
     groups = sorted({g for g in observations.groups if g >= 0})
-    unknowns = 6 * views + 2 * len(groups)
+    unknowns = 6 * views + 4 * len(groups)
     u = np.zeros((unknowns, unknowns))
     v = np.zeros((unknowns, len(points), 3))
     w = np.zeros((len(points), 3, 3))
@@ -64,8 +75,8 @@ def pose_covariance(observations: Observations) -> Float64 | None:
         at = list(range(6 * k, 6 * k + 6))
         jacobian = pose_part
         if observations.groups[k] >= 0:
-            first = 6 * views + 2 * groups.index(observations.groups[k])
-            at += [first, first + 1]
+            first = 6 * views + 4 * groups.index(observations.groups[k])
+            at += range(first, first + 4)
             jacobian = np.concatenate([pose_part, intrinsic_part], axis=2)
         u[np.ix_(np.array(at), np.array(at))] += np.einsum("nij,nik->jk", jacobian, jacobian)
         v[np.ix_(np.array(at), rows)] += np.einsum("nij,nik->jnk", jacobian, point_part)
@@ -74,32 +85,47 @@ def pose_covariance(observations: Observations) -> Float64 | None:
     freedom = count - unknowns - 3 * len(points) + 7
     if freedom < 1:
         return None
-    w += 1e-9 * np.trace(w, axis1=1, axis2=2)[:, None, None] * np.eye(3)
+    variance = _pixel_variance(observations) / factor
+    if groups:
+        variance *= _SELF_CALIBRATION**2
+    focals = [observations.intrinsics[observations.groups.index(g), 0] for g in groups]
+    for k, focal in enumerate(focals):
+        first = 6 * views + 4 * k
+        sigmas = np.array([focal, _DISTORTION, *[_PRINCIPAL_POINT * focal] * 2])
+        u[range(first, first + 4), range(first, first + 4)] += variance / sigmas**2
+    variance = _pixel_variance(observations) / factor
+    if groups:
+        variance *= _SELF_CALIBRATION**2
+    focals = [observations.intrinsics[observations.groups.index(g), 0] for g in groups]
+    for k, focal in enumerate(focals):
+        first = 6 * views + 4 * k
+        sigmas = np.array([focal, _DISTORTION, *[_PRINCIPAL_POINT * focal] * 2])
+        u[range(first, first + 4), range(first, first + 4)] += variance / sigmas**2
+    w += 1e-12 * np.trace(w, axis1=1, axis2=2)[:, None, None] * np.eye(3)
     inverse = np.linalg.inv(w)
     vw = np.einsum("amj,mjk->amk", v, inverse)
     schur = u - vw.reshape(unknowns, -1) @ v.reshape(unknowns, -1).T
-    # Unknowns of like size: the null space of the similarity shows as seven zeros.
+    # Unknowns of like size; then the similarities, which no image sees, are held.
     units = np.ones(unknowns)
     units[: 6 * views] = np.tile([size] * 3 + [1.0] * 3, views)
-    units[6 * views :: 2] = [
-        observations.intrinsics[observations.groups.index(g), 0] for g in groups
-    ]
-    values, vectors = np.linalg.eigh(schur * np.outer(units, units))
-    kept = np.arange(unknowns) >= 7
-    kept &= values > 1e-14 * values[-1]
-    generalised = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T * np.outer(units, units)
+    units[6 * views :] = np.ravel([[focal, 1.0, focal, focal] for focal in focals])
+    unseen = np.zeros((unknowns, 7))
+    unseen[: 6 * views] = _similarity_of_views(observations)
+    unseen = np.linalg.qr(unseen / units[:, None])[0]
+    schur *= np.outer(units, units)
+    held = schur + np.trace(schur) / unknowns * unseen @ unseen.T
+    generalised = np.linalg.inv(held) * np.outer(units, units)
     on_poses, on_points = _held_by_points(observations)
     right = np.zeros((unknowns, 6 * views))
     right[: 6 * views] = on_poses.T
     reduced = right - np.einsum("amk,cmk->ac", vw, on_points)
     point_term = np.einsum("amj,mjk,bmk->ab", on_points, inverse, on_points)
-    variance = _pixel_variance(observations) / factor
     covariance = variance * (reduced.T @ generalised @ reduced + point_term)
     return np.asarray(0.5 * (covariance + covariance.T))
 
 
 def _jacobians(o: Observations, k: int) -> tuple[Float64, Float64, Float64]:
-    """Of pixels by centre and rotation (n, 2, 6), by f and k1 (n, 2, 2), by points (n, 2, 3)."""
+    """Of pixels by centre and rotation (n, 2, 6), by f, k1, cx and cy (n, 2, 4), by points."""
     rotation, translation = o.camera_from_scene[k, :, :3], o.camera_from_scene[k, :, 3]
     x, y, z = (o.points[o.rows[k]] @ rotation.T + translation).T
     f, k1 = o.intrinsics[k]
@@ -130,7 +156,11 @@ def _jacobians(o: Observations, k: int) -> tuple[Float64, Float64, Float64]:
     by_point = by_camera @ rotation
     by_pose = np.concatenate([-by_point, by_camera @ cross], axis=2)
     by_intrinsics = np.stack(
-        [np.stack([d * a, f * r2 * a], axis=1), np.stack([d * b, f * r2 * b], axis=1)], axis=1
+        [
+            np.stack([d * a, f * r2 * a, one, zero], axis=1),
+            np.stack([d * b, f * r2 * b, zero, one], axis=1),
+        ],
+        axis=1,
     )
     return by_pose, by_intrinsics, by_point
 
@@ -152,13 +182,20 @@ def _held_by_points(o: Observations) -> tuple[Float64, Float64]:
     fit = np.linalg.solve(
         normal, np.einsum("m,mik->kmi", weights, on_points).reshape(7, -1)
     ).reshape(7, -1, 3)
-    on_views = np.zeros((6 * views, 7))
-    on_centres = _similarity_basis(centres - middle)
-    for k in range(views):
+    return np.eye(6 * views), -np.einsum("ak,kmi->ami", _similarity_of_views(o), fit)
+
+
+def _similarity_of_views(o: Observations) -> Float64:
+    """Motion (6V, 7) of the poses by shift, turn and growth about the middle of the points."""
+    rotations = o.camera_from_scene[:, :, :3]
+    centres = -np.einsum("vji,vj->vi", rotations, o.camera_from_scene[:, :, 3])
+    on_centres = _similarity_basis(centres - np.median(o.points, axis=0))
+    on_views = np.zeros((6 * len(rotations), 7))
+    for k, rotation in enumerate(rotations):
         on_views[6 * k : 6 * k + 3] = on_centres[k]
         # The scene turned by t turns the camera's axes, seen from the camera, by -R t.
-        on_views[6 * k + 3 : 6 * k + 6, 3:6] = -rotations[k]
-    return np.eye(6 * views), -np.einsum("ak,kmi->ami", on_views, fit)
+        on_views[6 * k + 3 : 6 * k + 6, 3:6] = -rotation
+    return on_views
 
 
 def _similarity_basis(points: Float64) -> Float64:

@@ -202,7 +202,10 @@ class ColmapWorkspace:
         settled = False
         for _, model in sorted(self._map_once(start).items()):
             before = _relative_focals(model)
-            found = self.judge(refine(model))
+            refined = refine(model)
+            if refined.num_reg_images() < 2 or not refined.num_points3D():
+                continue
+            found = self.judge(refined)
             _LOG.debug("sfm: %s: focal %s: %s", start, np.median(before), found)
             if best is None or found.rank > best.rank:
                 best = found
@@ -256,7 +259,7 @@ class ColmapWorkspace:
                     poses[i], poses[j], rays[i][matches[:, 0]], rays[j][matches[:, 1]]
                 )
                 squared_px = squared * focal[i] * focal[j]
-                total += float(np.clip(1 - squared_px / _AGREEMENT_PX**2, 0, None).sum())
+                total += float(np.nansum(np.clip(1 - squared_px / _AGREEMENT_PX**2, 0, None)))
                 count += len(matches)
         return total, count
 
@@ -378,7 +381,7 @@ class ColmapWorkspace:
 
 def _starts(config: SfmConfig, unknown: bool) -> list[_Start]:
     """Other seeds, angles and focal lengths first, weaker thresholds at the end."""
-    angles = [1.0, 2.0, 1.0, 4.0, 1.0, 2.0]
+    angles: list[float] = [1.0, 2.0, 1.0, 4.0, 1.0, 2.0]
     focals: list[float | None] = [None] * len(angles)
     if unknown:
         focals = [None, 0.6, 1.2, 0.5, 0.85, 0.72, 1.0, 0.42, 1.45, 1.7]
