@@ -116,7 +116,7 @@ def test_without_any_scale_nothing_claims_metres(edited, tmp_path, monkeypatch, 
     assert not read_ply(out / results.MAP).is_metric
     assert "# unit unscaled" in (out / results.TRAJECTORY).read_text()
     assert sum("units (scale unknown)" in label for label in labels) == 2
-    assert "unknown: the map is not metric" in capsys.readouterr().out
+    assert "unknown: lengths are not metres" in capsys.readouterr().out
 
 
 def test_one_place_on_the_rig_gives_axes_but_no_scale(edited, recording, tmp_path):

@@ -200,9 +200,11 @@ def _node(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
                 process.terminate()
                 try:
                     process.wait(15)
-                except subprocess.TimeoutExpired:
+                except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
                     process.kill()
                     process.wait()
+                    if isinstance(reason, KeyboardInterrupt):
+                        raise
 
 
 def _wait_until_mapping_can_start(
@@ -340,7 +342,9 @@ def _preview(
 def summary(report: dict[str, Any]) -> str:
     """The table that the demo ends with."""
     e, scale = report["evaluation"], report["scale"]
-    metric = f"{scale['value']:.4g} +- {scale['sigma']:.2g} m per unit, from the {scale['source']}"
+    metric = "unknown: the map is not metric"
+    if scale["value"] is not None:
+        metric = f"{scale['value']:.4g} +- {scale['sigma']:.2g} m per unit, {scale['source']}"
     rows = [
         ("cameras registered", e["cameras_registered"], "4 of 4", ""),
         _row("rotation error, worst camera", e["rotation_error_deg"], "deg", 0.15),

@@ -74,12 +74,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a number >= 0, got '{text}'")
-    return int(text)
-
-
 @dataclass
 class Outcome:
     """What a replay left behind."""
@@ -129,15 +123,13 @@ class Outcome:
 
     def summary(self) -> str:
         """A table for the terminal."""
+        assert self.pipeline.scene is not None  # replay_bag raises otherwise
         report = self.report()
-        scale, sets, size = report["scale"], report["sets"], report["map"]
+        sets, size = report["sets"], report["map"]
         registered = [n for n, c in report["cameras"].items() if c["registered"]]
-        metric = "unknown: the map is not metric"
-        if scale["value"] is not None:
-            metric = f"{scale['value']:.5g} +- {scale['sigma']:.2g} m per unit, {scale['source']}"
         rows = [
             ("cameras", f"{len(registered)} of {len(report['cameras'])} registered", "", ""),
-            ("scale", metric, "", ""),
+            ("scale", str(self.pipeline.scene.scale), "", ""),
             ("sets", f"{sets['used']} of {sets['received']} used", "", ""),
             ("map", f"{size['points']:,} points", "", ""),
         ]

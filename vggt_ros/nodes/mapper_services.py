@@ -65,7 +65,9 @@ class MapperServices:
     def _on_bootstrap(
         self, request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        return self._start_again(response, "the next sets are bootstrapped", active=True)
+        return self._start_again(
+            response, "scene and map are forgotten, the next sets are bootstrapped", active=True
+        )
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._start_again(response, "scene and map are forgotten", active=False)

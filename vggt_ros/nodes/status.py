@@ -189,6 +189,9 @@ def diagnostics(
     )
     for camera, monitor in zip(status.cameras, monitors, strict=True):
         level, text = _camera_level(camera, monitor, health.camera_errors, active)
+        sends = active and level == DiagnosticStatus.OK
+        if sends and health.scene is not None and not camera.registered:
+            level, text = DiagnosticStatus.WARN, f"{text}; {_UNREGISTERED}"
         values = {
             "topic": monitor.topic,
             "received": str(camera.received),
@@ -203,6 +206,12 @@ def diagnostics(
             _diagnostic(f"{node_name}: camera {camera.name}", camera.name, level, text, values)
         )
     return message
+
+
+_UNREGISTERED = (
+    "without a place in the map, because it was silent or failed in the bootstrap; call "
+    "~/bootstrap to start again with it"
+)
 
 
 def _camera_level(

@@ -285,7 +285,9 @@ class MappingWorker:
         return report
 
     def _all_dropped(self) -> Counter[str]:
-        return Counter(self._dropped) + self._ingest.counts + self.pipeline.dropped
+        # Copies, which are made at once: callbacks count in their own threads meanwhile, and a
+        # sum iterates.
+        return Counter(self._dropped) + Counter(self._ingest.counts) + self.pipeline.dropped
 
     def _report(self) -> None:
         pipeline, ingest = self.pipeline, self._ingest

@@ -1,0 +1,85 @@
+"""What `/diagnostics` says of cameras that are not well."""
+
+import threading
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from vggt_ros.config import CameraConfig, Config
+from vggt_ros.geometry import Rigid3
+from vggt_ros.msg import MapStatus
+from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
+from vggt_ros.nodes.worker import Health, MappingWorker
+from vggt_ros.pipeline.ingest import Ingest
+from vggt_ros.types import ScaleEstimate, ScaleSource
+
+CONFIG = Config(cameras=["left", "right"], camera=dict.fromkeys(("left", "right"), CameraConfig()))
+
+
+def camera_messages(health, state=MapStatus.STATE_MAPPING, sending=("left", "right")):
+    monitors = [CameraMonitor(name, f"/{name}/image_raw") for name in CONFIG.cameras]
+    for monitor in monitors:
+        if monitor.name in sending:
+            monitor.arrived(1)
+        else:
+            monitor._since_s -= 60.0
+    status = map_status(state, health, monitors, CONFIG, 0)
+    return diagnostics("mapper", status, monitors, health, 0).status
+
+
+@pytest.fixture
+def scene():
+    """`right` was silent when the others were bootstrapped."""
+    return SimpleNamespace(
+        scale=ScaleEstimate(1.0, 0.1, ScaleSource.RIG),
+        map_from_camera={"left": Rigid3.identity()},
+        residuals={},
+    )
+
+
+def test_a_camera_that_came_too_late_for_the_map_is_told(scene):
+    _, left, right = camera_messages(Health(scene=scene, state="mapping"))
+    assert left.level == DiagnosticStatus.OK
+    assert right.level == DiagnosticStatus.WARN
+    assert "without a place in the map" in right.message
+    assert "~/bootstrap" in right.message
+    # before there is a map, and while nothing is subscribed, there is nothing to say
+    for health, state in (
+        (Health(), MapStatus.STATE_BOOTSTRAPPING),
+        (Health(scene=scene), MapStatus.STATE_INACTIVE),
+    ):
+        assert camera_messages(health, state)[2].level == DiagnosticStatus.OK
+
+
+def test_a_silent_camera_is_an_error(scene):
+    right = camera_messages(Health(scene=scene), sending=("left",))[2]
+    assert right.level == DiagnosticStatus.ERROR
+    assert "no image ever came on /right/image_raw" in right.message
+
+
+def test_counts_can_be_read_while_callbacks_count():
+    """The sum of all drops is made while other threads add reasons."""
+    ingest = Ingest(["left"], {}, CONFIG.ingest)
+    pipeline = SimpleNamespace(dropped=Counter({"no depth accepted": 1}))
+    worker = MappingWorker.__new__(MappingWorker)
+    worker._dropped, worker._ingest, worker.pipeline = Counter(), ingest, pipeline
+    stop = threading.Event()
+
+    def count():
+        number = 0
+        while not stop.is_set():
+            number += 1
+            ingest.counts[f"reason {number % 2000}"] += 1
+            if number % 2000 == 0:
+                ingest.counts.clear()
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert worker._all_dropped()["no depth accepted"] == 1
+    finally:
+        stop.set()
+        thread.join()
