@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,39 +84,6 @@ def load_rig(path: str | Path) -> Rig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"rig file {path}: is not YAML: {error}") from error
     return rig_from_dict(data, str(path))
-
-
-def merge_rigs(base: Rig, other: Rig) -> Rig:
-    """`base` completed and overruled by `other`; cameras that only one of them has are kept.
-
-    A camera of `other` is the camera of `base` with its name, or else the one with its image
-    topic. Poses of the two are not mixed, because their rig frames may differ: if `other` has
-    any, they are used and those of `base` are not.
-    """
-    by_image = {camera.image: camera for camera in base.cameras if camera.image}
-    by_name = {camera.name: camera for camera in base.cameras}
-    poses_from_other = bool(other.poses)
-    merged: dict[str, RigCamera] = {}
-    replaced: set[str] = set()
-    for camera in other.cameras:
-        known = by_name.get(camera.name) or by_image.get(camera.image) or RigCamera(camera.name)
-        replaced.add(known.name)
-        pose = camera.rig_from_camera if poses_from_other else known.rig_from_camera
-        merged[camera.name] = RigCamera(
-            camera.name,
-            camera.image or known.image,
-            camera.camera_info or known.camera_info,
-            camera.frame_id or known.frame_id,
-            camera.model or known.model,
-            pose,
-        )
-    rest = [
-        replace(camera, rig_from_camera=None) if poses_from_other else camera
-        for camera in base.cameras
-        if camera.name not in replaced
-    ]
-    frame = other.rig_frame if poses_from_other else base.rig_frame
-    return Rig((*merged.values(), *rest), frame)
 
 
 def rig_from_dict(data: Any, origin: str) -> Rig:

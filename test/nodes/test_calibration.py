@@ -146,3 +146,16 @@ def test_two_cameras_with_one_frame():
     send(calibration, "right", frame="camera")
     with pytest.raises(CalibrationError, match=r"'left' and 'right': both have the frame_id"):
         calibration.resolve(0.1)
+
+
+def test_a_corrected_transform_is_new_knowledge():
+    tree = tf()
+    calibration = make(tree)
+    for name in ("left", "right"):
+        send(calibration, name)
+    before = calibration.resolve(0.1)
+    assert calibration.resolve(0.2).key == before.key
+    moved = Rigid3(np.eye(3), [0.0, -0.2, 0.0])
+    message = TFMessage(transforms=[transform_message(moved, "base_link", "right_optical", 0)])
+    tree.add(message, static=True)
+    assert calibration.resolve(0.3).key != before.key

@@ -28,7 +28,10 @@ class Calibrated:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for equal knowledge."""
-        return tuple((c.frame_id, c.model, c.rig_from_camera is None) for c in self.rig.cameras)
+        return tuple(
+            (c.frame_id, c.model, c.rig_from_camera and c.rig_from_camera.matrix.tobytes())
+            for c in self.rig.cameras
+        )
 
 
 class Calibration:

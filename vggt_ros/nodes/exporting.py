@@ -83,7 +83,12 @@ def _snapshot(request: ExportMap.Request, worker: MappingWorker) -> _Snapshot:
         raise ExportError("there is no map yet: the cameras' poses have not been found")
     if not request.path:
         raise ExportError("path: expected a file to write, got nothing")
-    cloud = pipeline.cloud(voxel_m=request.voxel_m)
+    if not 0 <= request.min_confidence <= 1:
+        raise ExportError(f"min_confidence: expected 0 to 1, got {request.min_confidence:g}")
+    try:
+        cloud = pipeline.cloud(voxel_m=request.voxel_m)
+    except ValueError as error:
+        raise ExportError(f"voxel_m: {error}") from error
     if request.min_confidence > 0 and cloud.confidence is not None:
         keep = cloud.confidence >= request.min_confidence
         cloud = dataclasses.replace(

@@ -263,8 +263,9 @@ class MappingWorker:
             self._detail = found
             return False
         if self._calibrated is None or found.key != self._calibrated.key:
-            for text in found.missing:
-                logger.warning("calibration: %s", text)
+            if self._calibrated is None or found.missing != self._calibrated.missing:
+                for text in found.missing:
+                    logger.warning("calibration: %s", text)
             for camera in found.rig.cameras:
                 self._ingest.set_model(camera.name, camera.model)
             self.pipeline.set_rig(found.rig)
