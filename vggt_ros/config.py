@@ -197,7 +197,7 @@ class PlaneSweepConfig:
         0.0, "farthest plane; 0: from the bootstrap points", unit="map units", low=0.0
     )
     min_confidence: float = parameter(
-        0.2,
+        0.15,
         "pixels become holes whose chance of being within 5 % of the true depth is lower",
         low=0.0,
         high=1.0,

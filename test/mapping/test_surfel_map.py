@@ -305,7 +305,7 @@ def test_budget_smaller_than_one_set_is_an_error_that_changes_nothing(world):
     surfel_map.fuse([of_depth(np.full((90, 120), 2.0))])
     before = surfel_map.cloud().points.tobytes()
     model = CameraModel(400, 300, 300.0, 300.0, 199.5, 149.5)
-    with pytest.raises(ConfigError, match="raise it to 8 MB"):
+    with pytest.raises(ConfigError, match="raise it to 7 MB"):
         surfel_map.fuse([of_depth(np.full((300, 400), 2.0), model)])
     assert surfel_map.cloud().points.tobytes() == before
 

@@ -248,3 +248,32 @@ def collect_samples(values, reference, is_disparity, jump, far):
             zs[n] = z
             n += 1
     return ys[:n], ds[:n], zs[:n]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def apply_affine(values, scale, shift, is_inverse):
+    """Depth (H, W) of scale * value + shift or of its inverse; NaN unless positive and finite."""
+    depth = np.empty(values.shape, np.float32)
+    flat, out = values.reshape(-1), depth.reshape(-1)
+    s, t, nothing = np.float32(scale), np.float32(shift), np.float32(np.nan)
+    zero, infinity = np.float32(0), np.float32(np.inf)
+    for i in range(flat.size):
+        y = s * flat[i] + t
+        z = np.float32(1) / y if is_inverse else y
+        out[i] = z if (z > zero) & (z < infinity) else nothing
+    return depth
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def relative_errors(values, depths, scale, shift, is_inverse, most):
+    """|fitted depth / depth - 1| of up to 2 * `most` evenly spaced samples; infinite without."""
+    step = max(1, values.size // most)
+    count = (values.size + step - 1) // step
+    errors = np.empty(count, np.float32)
+    s, t = np.float32(scale), np.float32(shift)
+    for i in range(count):
+        y = s * values[i * step] + t
+        z = np.float32(1) / y if is_inverse else y
+        good = (z > np.float32(0)) & (z < np.float32(np.inf))
+        errors[i] = abs(z / depths[i * step] - np.float32(1)) if good else np.float32(np.inf)
+    return errors

@@ -18,6 +18,7 @@ from vggt_ros.mapping.surfels import (
     ALIVE,
     CELL_LIMIT,
     CHUNK,
+    FIRST_STEP,
     MERGED,
     MOST_WEIGHT,
     MOVED,
@@ -59,7 +60,7 @@ def _append(
     s.weight = weight
     position[3, row] = radius
     s.log_odds = odds
-    s.first = view
+    s.first = min(65535, view // FIRST_STEP)
     s.last = view
     full, half = np.float32(32767), np.float32(0.5)
     s.nx = np.int16(np.floor(nx * full + half))

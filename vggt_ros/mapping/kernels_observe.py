@@ -17,6 +17,7 @@ from vggt_ros.mapping.surfels import (
     ALIVE,
     CHUNK,
     MERGED,
+    MOST_HITS,
     MOST_WEIGHT,
     MOVED,
     absorb,
@@ -55,7 +56,7 @@ def confirm(data, row, confidence, view):
     if s.last == view:
         return
     s.last = view
-    if s.hits < 65535:
+    if s.hits < MOST_HITS:
         s.hits += 1
     odds = s.log_odds + np.float32(HIT_LOG_ODDS) * min(np.float32(1), confidence)
     s.log_odds = min(np.float32(MOST_LOG_ODDS), odds)
@@ -131,7 +132,7 @@ def observe(
                     owner[at] = start + i
                     owned += 1
             continue
-        least_hits = 65535
+        least_hits = MOST_HITS
         has_seen = False
         for i in range(stop - start):
             at, z = pixel[i], zs[i]

@@ -23,6 +23,36 @@ UNKNOWN_COSINE = 0.5
 """Incidence taken for pixels without a normal."""
 
 
+@njit(cache=True, nogil=True)
+def _middle(values, u0, v0):
+    """Median of the valid values in the centre of a tile, else in all of it; NaN without any."""
+    height, width = values.shape
+    least, largest, total = np.float32(np.inf), np.float32(-np.inf), np.float32(0)
+    count = 0
+    for v in range(v0 + TILE // 2 - 1, min(v0 + TILE // 2 + 1, height)):
+        for u in range(u0 + TILE // 2 - 1, min(u0 + TILE // 2 + 1, width)):
+            w = values[v, u]
+            if w == w:
+                least, largest = min(least, w), max(largest, w)
+                total += w
+                count += 1
+    if count == 4:
+        return (total - least - largest) * np.float32(0.5)
+    found = np.empty(TILE * TILE, np.float32)
+    count = 0
+    for v in range(v0, min(v0 + TILE, height)):
+        for u in range(u0, min(u0 + TILE, width)):
+            w = values[v, u]
+            if w == w:
+                k = count
+                while k > 0 and found[k - 1] > w:
+                    found[k] = found[k - 1]
+                    k -= 1
+                found[k] = w
+                count += 1
+    return found[count // 2] if count else np.float32(np.nan)
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def tile_planes(depth, intrinsics, rotation):
     """Planes of inverse depth, one for each tile of TILE x TILE pixels.
@@ -44,27 +74,22 @@ def tile_planes(depth, intrinsics, rotation):
     fx, fy, cx, cy = intrinsics
     lines, columns = -(-height // TILE), -(-width // TILE)
     planes = np.full((lines, columns, 7), np.nan, np.float32)
-    sorted_values = np.empty(TILE * TILE, np.float32)
+    inverse_depth = np.empty((height, width), np.float32)
+    for v in range(height):
+        for u in range(width):
+            d = depth[v, u]
+            is_depth = (d > np.float32(0)) & (d < np.float32(np.inf))
+            inverse_depth[v, u] = np.float32(1) / d if is_depth else np.float32(np.nan)
     for line in range(lines):
         for column in range(columns):
             v0, u0 = line * TILE, column * TILE
-            count = 0
-            for v in range(v0, min(v0 + TILE, height)):
-                for u in range(u0, min(u0 + TILE, width)):
-                    d = depth[v, u]
-                    if d > 0 and d < np.inf:
-                        k = count
-                        while k > 0 and sorted_values[k - 1] > d:
-                            sorted_values[k] = sorted_values[k - 1]
-                            k -= 1
-                        sorted_values[k] = d
-                        count += 1
-            if count == 0:
+            middle = _middle(inverse_depth, u0, v0)
+            if not middle > 0:
                 continue
-            middle = 1 / np.float64(sorted_values[count // 2])
-            gate = GATE * middle
+            gate = np.float32(GATE) * middle
             n = 0
-            su = sv = sw = suu = suv = svv = suw = svw = 0.0
+            su = sv = suu = suv = svv = 0
+            sw = suw = svw = np.float32(0)
             # Symmetric about the centre of the tile, which lies between pixels.
             for dv in range(-WINDOW + 1, WINDOW, 2):
                 v = v0 + TILE // 2 + dv
@@ -74,31 +99,31 @@ def tile_planes(depth, intrinsics, rotation):
                     u = u0 + TILE // 2 + du
                     if u < 0 or u >= width:
                         continue
-                    w = 1 / np.float64(depth[v, u]) - middle
+                    w = inverse_depth[v, u] - middle
                     if not abs(w) < gate:
                         continue
                     n += 1
                     su += du
                     sv += dv
-                    sw += w
                     suu += du * du
                     suv += du * dv
                     svv += dv * dv
-                    suw += du * w
-                    svw += dv * w
+                    sw += w
+                    suw += np.float32(du) * w
+                    svw += np.float32(dv) * w
             if n < 8:
                 continue
             inverse = 1.0 / n
-            suu -= su * su * inverse
-            suv -= su * sv * inverse
-            svv -= sv * sv * inverse
-            suw -= su * sw * inverse
-            svw -= sv * sw * inverse
-            determinant = suu * svv - suv * suv
+            muu = suu - su * su * inverse
+            muv = suv - su * sv * inverse
+            mvv = svv - sv * sv * inverse
+            muw = suw - su * sw * inverse
+            mvw = svw - sv * sw * inverse
+            determinant = muu * mvv - muv * muv
             if determinant < 1.0:
                 continue
-            a = (suw * svv - svw * suv) / determinant
-            b = (svw * suu - suw * suv) / determinant
+            a = (muw * mvv - mvw * muv) / determinant
+            b = (mvw * muu - muw * muv) / determinant
             c = middle + (sw - a * su - b * sv) * inverse
             u_middle, v_middle = u0 + TILE // 2, v0 + TILE // 2
             px, py = a * fx, b * fy

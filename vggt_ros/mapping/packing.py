@@ -95,19 +95,20 @@ def _check(cloud: PointCloud) -> None:
 @njit(cache=True, nogil=True)
 def _pack(words, points, colours, confidence, normals, with_normals):
     """Write the rows of `words` (N, 5 or 8) uint32; empty arrays stand for what is missing."""
-    one = np.uint32(0x3F800000)
-    nothing = np.uint32(0x7FC00000)
+    one, nothing = np.uint32(0x3F800000), np.uint32(0x7FC00000)
     confidence_bits, normal_bits = confidence.view(np.uint32), normals.view(np.uint32)
+    has_confidence, has_normals = confidence.size > 0, normals.size > 0
     for i in range(len(words)):
-        words[i, 0] = points[i, 0]
-        words[i, 1] = points[i, 1]
-        words[i, 2] = points[i, 2]
-        words[i, 3] = (
-            (np.uint32(colours[i, 0]) << np.uint32(16))
-            | (np.uint32(colours[i, 1]) << np.uint32(8))
-            | np.uint32(colours[i, 2])
+        row, point, colour = words[i], points[i], colours[i]
+        row[0] = point[0]
+        row[1] = point[1]
+        row[2] = point[2]
+        row[3] = (
+            (np.uint32(colour[0]) << np.uint32(16))
+            | (np.uint32(colour[1]) << np.uint32(8))
+            | np.uint32(colour[2])
         )
-        words[i, 4] = confidence_bits[i] if confidence_bits.size else one
+        row[4] = confidence_bits[i] if has_confidence else one
         if with_normals:
             for k in range(3):
-                words[i, 5 + k] = normal_bits[i, k] if normal_bits.size else nothing
+                row[5 + k] = normal_bits[i, k] if has_normals else nothing

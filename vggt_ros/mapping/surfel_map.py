@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_TABLE_ROWS = 16_384
 _LEAST_ROWS = 1024
-_EVICTION_SLACK = 0.05
+_EVICTION_SLACK = 0.03
 """Fraction of the budget that is freed beyond need, so that not every set has to evict."""
 
 _REMOVED_FRACTION = 0.1
@@ -200,7 +200,7 @@ class SurfelMap:
         """A copy of the map for publishing and export; 0 means no limit.
 
         Args:
-            min_hits: depth maps that must have seen a surfel.
+            min_hits: depth maps that must have seen a surfel; more than 255 are not told apart.
             min_confidence: least probability of a surfel, 0 to 1.
             voxel_m: points of one cell of this size are averaged.
             max_points: evenly thinned, in the order of the map, to this number.
@@ -208,7 +208,7 @@ class SurfelMap:
         data, n = self._surfels.data, self._rows
         keep = (data["flags"][:n] & surfels.ALIVE) > 0
         if min_hits > 1:
-            keep &= data["hits"][:n] >= min_hits
+            keep &= data["hits"][:n] >= min(min_hits, surfels.MOST_HITS)
         if min_confidence > 0:
             odds = math.inf if min_confidence >= 1 else _log_odds(min_confidence)
             keep &= data["log_odds"][:n] >= odds

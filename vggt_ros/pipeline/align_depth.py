@@ -20,7 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from vggt_ros.config import AlignConfig
 from vggt_ros.errors import AlignmentError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
-from vggt_ros.mapping.kernels_fit import collect_samples, fit_affine
+from vggt_ros.mapping.kernels_fit import (
+    apply_affine,
+    collect_samples,
+    fit_affine,
+    relative_errors,
+)
 from vggt_ros.types import DepthAlignment, DepthKind, DepthMap, DepthPrediction, Float32, Float64
 
 MAX_SLOPE = 3.7
@@ -36,7 +41,7 @@ CORRELATED_PIXELS = 100.0
 JUMP_CHI_SQUARE = 11.8
 """99.7 % of chi square with two degrees of freedom."""
 
-_RESIDUAL_SAMPLES = 16_384
+_RESIDUAL_SAMPLES = 4096
 _LEAST_HELD_PIXELS = 30
 """Pixels that must confirm a held fit."""
 
@@ -52,7 +57,7 @@ class CameraFit:
 
     @property
     def scale(self) -> float:
-        """Factor s of the model."""
+        """The factor of the model."""
         return math.exp(self.log_scale)
 
 
@@ -282,11 +287,8 @@ class DepthAligner:
 
 def apply_fit(values: ArrayLike, kind: DepthKind, scale: float, shift: float) -> Float32:
     """Depth (H, W) of predicted values; NaN where it would not be positive and finite."""
-    d = np.asarray(values, np.float32)
-    y = np.float32(scale) * d + np.float32(shift)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.float32(1) / y if kind is DepthKind.DISPARITY else y
-        depth: Float32 = np.where((z > 0) & np.isfinite(z), z, np.float32(np.nan))
+    d = np.ascontiguousarray(values, np.float32)
+    depth: Float32 = apply_affine(d, scale, shift, kind is DepthKind.DISPARITY)
     return depth
 
 
@@ -322,10 +324,9 @@ def reference_from_points(
 
 def _errors(ds: Float32, zs: Float32, kind: DepthKind, fit: CameraFit) -> Float32:
     """Relative depth errors of an even subset of the samples; infinite where there is no depth."""
-    step = max(1, len(ds) // _RESIDUAL_SAMPLES)
-    depth = apply_fit(ds[::step], kind, fit.scale, fit.shift)
-    errors: Float32 = np.abs(depth / zs[::step] - 1)
-    errors[np.isnan(errors)] = np.inf
+    errors: Float32 = relative_errors(
+        ds, zs, fit.scale, fit.shift, kind is DepthKind.DISPARITY, _RESIDUAL_SAMPLES
+    )
     return errors
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +29,18 @@ from vggt_ros.rig import Rig
 from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, Float32, FrameSet, PointCloud
 
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep what the stages log of the warm-up's cameras from people."""
+    stages = logging.getLogger("vggt_ros.pipeline")
+    level = stages.level
+    stages.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        stages.setLevel(level)
 
 
 class PipelineState(str, enum.Enum):
@@ -87,6 +101,10 @@ class MappingPipeline:
 
     def prepare(self) -> None:
         """Compile and load every kernel now (tens of seconds the first time on a machine)."""
+        with _unheard():
+            self._run_every_kernel()
+
+    def _run_every_kernel(self) -> None:
         scratch = MappingPipeline(warm_up_config(self.config), bootstrapper=PlaneBootstrapper())
         for _ in range(2):  # the second set meets a map
             scratch.step(plane_frame_set())
