@@ -83,3 +83,17 @@ def test_counts_can_be_read_while_callbacks_count():
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_fault_that_is_over_is_forgotten(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("vggt_ros.nodes.status.time.monotonic", lambda: now[0])
+    monitor = CameraMonitor("left", "/left/image_raw")
+    monitor.fault = "cannot be decoded"
+    now[0] += 5
+    monitor.arrived(1)
+    assert monitor.fault == "cannot be decoded"
+    now[0] += 6
+    assert monitor.fault == "cannot be decoded"  # nothing has come since
+    monitor.arrived(2)
+    assert monitor.fault == ""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.config import ScaleConfig, SfmConfig
-from vggt_ros.errors import AlignmentError
+from vggt_ros.errors import AlignmentError, CalibrationError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.geometry.robust import fit_similarity
 from vggt_ros.pipeline.align_scene import align_scene
@@ -172,6 +172,13 @@ def test_blank_walls_are_an_error_with_counts_and_no_file_stays(
 def test_one_image_is_too_few() -> None:
     with pytest.raises(AlignmentError, match="at least 2 images, got 1"):
         SfmBootstrapper(SfmConfig()).bootstrap([FrameSet(0, (blank("only"),))])
+
+
+def test_distorted_frames_are_refused() -> None:
+    model = dataclasses.replace(MODEL, distortion_model="plumb_bob", distortion=(0.1, 0, 0, 0))
+    frames = tuple(blank(name, model=model) for name in ("left", "right"))
+    with pytest.raises(CalibrationError, match="'left': expected an undistorted image"):
+        SfmBootstrapper(SfmConfig()).bootstrap([FrameSet(0, frames)])
 
 
 def test_too_few_points_is_an_error(demo: tuple[FrameSet, Rig]) -> None:

@@ -22,6 +22,9 @@ RATE_WINDOW_S = 5.0
 SILENT_S = 2.0
 """A camera that sent nothing for so long is an error in the diagnostics."""
 
+FAULT_SHOWN_S = 10.0
+"""A fault that is over is shown for so long."""
+
 _MODELS = {
     DepthKind.DISPARITY: "disparity",
     DepthKind.RELATIVE_DEPTH: "scale_shift",
@@ -38,11 +41,27 @@ class CameraMonitor:
         self.topic = topic
         self.received = 0
         self.last_stamp_ns = 0
-        self.fault = ""
-        """The last message that could not be used, or an incompatible QoS."""
+        self._fault = ""
+        self._fault_s = 0.0
         self._arrivals: deque[float] = deque(maxlen=1000)
         self._since_s = time.monotonic()
         self._lock = threading.Lock()
+
+    @property
+    def fault(self) -> str:
+        """The last message that could not be used, or an incompatible QoS.
+
+        Forgotten when images still arrive `FAULT_SHOWN_S` later.
+        """
+        with self._lock:
+            if self._arrivals and self._arrivals[-1] > self._fault_s + FAULT_SHOWN_S:
+                self._fault = ""
+            return self._fault
+
+    @fault.setter
+    def fault(self, text: str) -> None:
+        with self._lock:
+            self._fault, self._fault_s = text, time.monotonic()
 
     def restart(self) -> None:
         """Silence counts from now on."""

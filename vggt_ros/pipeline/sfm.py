@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.config import SfmConfig
-from vggt_ros.errors import AlignmentError
+from vggt_ros.errors import AlignmentError, CalibrationError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.pipeline.colmap_cameras import camera_from_colmap
 from vggt_ros.pipeline.pycolmap_import import quiet_and_seeded
@@ -48,6 +48,7 @@ class SfmBootstrapper:
 
         Raises:
             AlignmentError: too few registered views or points; counts and names both.
+            CalibrationError: a frame with a model is distorted.
         """
         start = time.monotonic()
         jobs = [(s.stamp_ns, frame) for s in frame_sets for frame in s.frames]
@@ -57,6 +58,13 @@ class SfmBootstrapper:
                 f"got {len(jobs)}; add cameras, or move the rig and raise sfm.sets"
             )
         frames = [frame for _, frame in jobs]
+        for frame in frames:
+            if frame.model is not None and frame.model.is_distorted:
+                raise CalibrationError(
+                    f"structure from motion: camera '{frame.camera}': expected an undistorted "
+                    f"image, got one with {frame.model.distortion_model}; undistort it first "
+                    "(pipeline.decode)"
+                )
         with tempfile.TemporaryDirectory(prefix="vggt_ros_sfm_") as folder:
             model, statistics = _reconstruct(frames, Path(folder), self._config)
         names = [_view_name(frame, stamp, len(frame_sets) > 1) for stamp, frame in jobs]

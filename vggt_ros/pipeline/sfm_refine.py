@@ -77,7 +77,7 @@ def adjust(
     pycolmap = import_pycolmap()
 
     loss_px, bound_px = _FIRST_LOSS_PX, MAX_REPROJECTION_PX
-    for _ in range(_ROUNDS if strict else 2):
+    for _ in range(_ROUNDS if strict else 1):
         if not model.num_points3D() or model.num_reg_images() < 2:
             break
         options = pycolmap.BundleAdjustmentOptions()
@@ -86,7 +86,8 @@ def adjust(
         options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
         options.ceres.loss_function_scale = loss_px
         options.ceres.solver_options.num_threads = 1  # sums in a fixed order
-        options.ceres.solver_options.function_tolerance = 1e-7
+        options.ceres.solver_options.function_tolerance = 1e-6
+        options.ceres.solver_options.max_num_iterations = 25
         config = pycolmap.BundleAdjustmentConfig()
         for image_id in sorted(model.reg_image_ids()):
             config.add_image(image_id)
