@@ -17,6 +17,7 @@ SECTIONS = {
     "fusion": "Map of a real sequence",
     "demo": "The demo over DDS",
     "map_kernels": "Kernels beside their peers",
+    "map_accuracy": "Map and alignment on recorded depth",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vggt_ros.config import Config
 from vggt_ros.export.ply import read_ply
 from vggt_ros.geometry import Rigid3
 from vggt_ros.mapping.cloud import voxel_average
@@ -28,6 +29,7 @@ class Worker:
         cloud = PointCloud(points, colours, None, confidence, "map", scale.is_metric)
         scene = SimpleNamespace(scale=scale, map_from_camera={"left": Rigid3.identity()})
         self.pipeline = SimpleNamespace(
+            config=Config(["left"]),
             scene=scene if mapped else None,
             cloud=lambda voxel_m: voxel_average(cloud, voxel_m) if voxel_m else cloud,
         )

@@ -33,9 +33,9 @@ from vggt_ros.mapping.surfels import (
 )
 
 REACH_FRACTION = 0.03
-MAX_REACH = 3
+MAX_REACH = 8
 """A point also joins a surfel up to 3 % of its depth away along the main axis of its normal (at
-least one cell, at most three), so that noise makes no layers."""
+least one cell, at most eight), so that noise makes no layers."""
 
 OPPOSITE_COSINE = -0.2
 """Normals farther apart belong to two sides of a thin wall."""
