@@ -127,7 +127,7 @@ def _viewpoint(
     )
     width, height = _MAP_VIEW_SIZE
     focal = 1.1 * height
-    eye = target - direction * radius * 2.1
+    eye = target - direction * radius * 1.7
     right = np.cross(direction, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
     map_from_view = Rigid3(np.stack([right, np.cross(direction, right), direction], axis=1), eye)
