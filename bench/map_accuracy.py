@@ -71,8 +71,8 @@ def _map_figures(surfel_map: SurfelMap, frames: list[Recorded]) -> list[Figure]:
         np.abs(surfel_map.render(MODEL, f.map_from_camera).depth / f.depth - 1)
         for f in frames[1::2]
     ]
-    before = _in_front(fused(frames[::2], carve=False).cloud(min_hits=1).points, frames)
-    after = _in_front(surfel_map.cloud(min_hits=1).points, frames)
+    before = _in_front(fused(frames[::2], carve=False).cloud(min_hits=3).points, frames)
+    after = _in_front(surfel_map.cloud(min_hits=3).points, frames)
     note = f"{len(points)} surfels of {100 * VOXEL_M:g} cm with 3 hits"
     return [
         at_most("surfels to held-out points, median", 1e3 * float(np.median(distance)), "mm", 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from vggt_ros.mapping.kernels_column import MAX_REACH, find_in_column, reach_cells
 from vggt_ros.mapping.kernels_observe import HIT_LOG_ODDS, MATURE_HITS, NOBODY, confirm
 from vggt_ros.mapping.kernels_planes import (
     TILE,
@@ -22,7 +23,6 @@ from vggt_ros.mapping.surfels import (
     MERGED,
     MOST_WEIGHT,
     MOVED,
-    SAME_COSINE,
     average,
     extend_bounds,
     find,
@@ -30,12 +30,8 @@ from vggt_ros.mapping.surfels import (
     pack_key,
     put,
     rekey,
+    shrink,
 )
-
-REACH_FRACTION = 0.03
-MAX_REACH = 8
-"""A point also joins a surfel up to 3 % of its depth away along the main axis of its normal (at
-least one cell, at most eight), so that noise makes no layers."""
 
 OPPOSITE_COSINE = -0.2
 """Normals farther apart belong to two sides of a thin wall."""
@@ -58,7 +54,7 @@ def _append(
     s = data[row]
     s.key = key
     s.weight = weight
-    position[3, row] = radius
+    position[3, row] = -radius  # young
     s.log_odds = odds
     s.first = min(65535, view // FIRST_STEP)
     s.last = view
@@ -71,26 +67,6 @@ def _append(
     s.flags = ALIVE
     extend_bounds(position, bounds, row, True)
     put(table, key, row)
-
-
-@njit(cache=True, nogil=True)
-def _find_in_column(data, table, i, j, k, nx, ny, nz, reach):
-    """A surfel of the same surface in the cells before and behind, along the main axis."""
-    ax, ay, az = abs(nx), abs(ny), abs(nz)
-    di = dj = dk = 0
-    if az >= ax and az >= ay:
-        dk = 1
-    elif ay >= ax:
-        dj = 1
-    else:
-        di = 1
-    for step in range(1, reach + 1):
-        for sign in (step, -step):
-            key = pack_key(i + sign * di, j + sign * dj, k + sign * dk)
-            row = find(data, table, key, nx, ny, nz, SAME_COSINE)
-            if row >= 0:
-                return row
-    return -1
 
 
 @njit(cache=True, nogil=True)
@@ -214,9 +190,8 @@ def merge(
                         row = find(data, table, key, nx, ny, nz, OPPOSITE_COSINE)
                         in_cell = row >= 0
                     if row < 0:
-                        reach = int(np.ceil(REACH_FRACTION * d * inverse_voxel))
-                        reach = max(1, min(MAX_REACH, reach))
-                        row = _find_in_column(data, table, i, j, k, nx, ny, nz, reach)
+                        reach = reach_cells(d, inverse_voxel)
+                        row = find_in_column(data, table, i, j, k, nx, ny, nz, reach)
                     if row < 0:
                         if rows >= capacity:
                             counts[FULL] += 1
@@ -247,10 +222,8 @@ def merge(
                     )
                     data[row].weight = min(np.float32(MOST_WEIGHT), total)
                     if data[row].last != view:
-                        confirm(data, row, c, view)
-                        position[3, row] = min(
-                            position[3, row], footprint_radius(d, fx, cosine, voxel)
-                        )
+                        confirm(position, data, row, c, view)
+                        shrink(position, row, footprint_radius(d, fx, cosine, voxel))
                         counts[UPDATED] += 1
                     before = row
                     now = key_at(position, row, inverse_voxel)

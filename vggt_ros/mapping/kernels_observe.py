@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from vggt_ros.mapping.kernels_column import GRADUATION_HITS, merge_layers, reach_cells
 from vggt_ros.mapping.kernels_planes import (
     TILE,
     UNKNOWN_COSINE,
@@ -20,12 +21,14 @@ from vggt_ros.mapping.surfels import (
     MOST_HITS,
     MOST_WEIGHT,
     MOVED,
+    YOUNG_HITS,
     absorb,
     average,
     key_at,
     kill,
     mix,
     rekey,
+    shrink,
 )
 
 MISS_LOG_ODDS = 0.7
@@ -50,7 +53,7 @@ NOBODY = -1
 
 
 @njit(cache=True, nogil=True)
-def confirm(data, row, confidence, view):
+def confirm(position, data, row, confidence, view):
     """Count a depth map that agrees with a surfel, once for each depth map."""
     s = data[row]
     if s.last == view:
@@ -58,6 +61,8 @@ def confirm(data, row, confidence, view):
     s.last = view
     if s.hits < MOST_HITS:
         s.hits += 1
+    if s.hits >= YOUNG_HITS:
+        position[3, row] = abs(position[3, row])
     odds = s.log_odds + np.float32(HIT_LOG_ODDS) * min(np.float32(1), confidence)
     s.log_odds = min(np.float32(MOST_LOG_ODDS), odds)
 
@@ -160,7 +165,7 @@ def observe(
             )  # fmt: skip
             if s.nx * nx + s.ny * ny + s.nz * nz <= 0:
                 continue
-            confirm(data, row, c, view)
+            confirm(position, data, row, c, view)
             has_seen = True
             least_hits = min(least_hits, np.int64(s.hits))
             if d <= max_depth and cosine >= least_cosine:
@@ -183,12 +188,18 @@ def observe(
                     np.float32(rgb[line, column, 2]) * np.float32(256),
                 )  # fmt: skip
                 s.weight = min(np.float32(MOST_WEIGHT), total)
-                position[3, row] = min(position[3, row], footprint_radius(d, fx, cosine, voxel))
+                shrink(position, row, footprint_radius(d, fx, cosine, voxel))
                 key = key_at(position, row, inverse_voxel)
                 if key != s.key and moved < most_removed:
                     row, change = rekey(position, data, bounds, table, row, key)
                     moved += change == MOVED
                     merged += change == MERGED
+                if data[row].hits in GRADUATION_HITS:
+                    row, gone = merge_layers(
+                        position, data, table, row, nx, ny, nz, reach_cells(d, inverse_voxel),
+                        near, inverse_voxel,
+                    )  # fmt: skip
+                    merged += gone
             other = np.int64(owner[at])
             if other == NOBODY or not data[other].flags & ALIVE:
                 owned += other == NOBODY

@@ -24,6 +24,12 @@ between surfels."""
 
 NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)
 
+FALL_FRACTION = 0.08
+"""Part of the depth that is added at the rim of a pixel or cell: one standard deviation of a good
+depth."""
+
+LEVEL_FRACTION = 0.03
+
 EDGE_ON = 0.04
 """Square of the cosine of incidence below which a surfel has the depth of its centre."""
 
@@ -69,83 +75,138 @@ def _slopes(a, b, c, u, v, rotation, intrinsics):
     return nx * scale / fx, ny * scale / fy
 
 
+POINT, CELL, OTHER = 0, 1, 2
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _are_coarse(position, start, stop, focal, depth, pixel, is_coarse):
-    """Which rows of a projected chunk are in the image and too large to be single pixels."""
+def _sort_rows(position, start, stop, focal, fall, young, uv, depth, pixel, way, key):
+    """How the rows of a projected chunk are drawn.
+
+    Outputs:
+        way: (CHUNK,) POINT, CELL or OTHER (not now).
+        key: (CHUNK,) float32 depth by which a point competes.
+
+    Returns:
+        Whether there are others in the image.
+    """
     radius = position[3, start:stop]
+    us, vs = uv[0], uv[1]
     limit = focal / np.float32(POINT_RADIUS_PX)
+    wanted = np.float32(-1) if young else np.float32(1)
+    half, share = np.float32(0.5), np.float32(2 * FALL_FRACTION)
+    twice = np.float32(2) * fall
+    others = 0
     for i in range(stop - start):
-        is_coarse[i] = (radius[i] * limit >= depth[i]) & (pixel[i] >= 0)
+        r, z = radius[i] * wanted, depth[i]
+        is_other = r < np.float32(0)
+        way[i] = OTHER if is_other else (CELL if r * limit >= z else POINT)
+        others += is_other & (pixel[i] >= 0)
+        # From the centre of the pixel.
+        du = us[i] - np.float32(np.int32(us[i])) - half
+        dv = vs[i] - np.float32(np.int32(vs[i])) - half
+        key[i] = z + (twice + share * z) * (du * du + dv * dv)
+    return others > 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def splat(
     position, rows, chunks, rotation, translation, intrinsics, voxel, width, height, offsets,
-    want_rows,
+    want_rows, young,
 ):  # fmt: skip
-    """Draw the surfels of the given chunks into the pyramid.
+    """Draw the young or the other surfels of the given chunks into the pyramid.
 
-    Several surfels of one surface meet in a cell. So that the one nearest to its centre wins,
-    and not the one that noise has put before the others, their depths compete with up to one
-    voxel added by the distance from the centre.
+    Several surfels of one surface meet in a pixel or cell. So that the one nearest to its centre
+    wins, and not the one that noise or slant has put before the others, their depths compete
+    with up to one voxel and FALL_FRACTION added by the distance from the centre.
 
     Inputs:
         chunks: from `visible_chunks`.
         rotation, translation: `camera_from_map`, float32.
         offsets: from `level_offsets`.
-        want_rows: also keep which surfel is drawn in the finest level.
+        want_rows: keep which surfel is drawn in the finest level instead of its depth.
 
     Returns:
-        (H, W) float32 depth of the finest level, infinity where nothing is; and the cells of all
-        levels, uint64: row in the low half, NOTHING where empty (the finest only with
-        `want_rows`).
+        The cells of all levels, uint64: NOTHING where empty, else row in the low half (in the
+        finest level the bits of the depth unless `want_rows`); and the chunks that also have
+        surfels of the other kind in the image.
     """
-    depth = np.full((height, width), np.inf, np.float32)
-    points = depth.reshape(-1)
-    first = 0 if want_rows else offsets[1]
-    cells = np.full(offsets[LEVELS] - first, NOTHING, np.uint64)
+    cells = np.full(offsets[LEVELS], NOTHING, np.uint64)
     uv = np.empty((2, CHUNK), np.float32)
     zs = np.empty(CHUNK, np.float32)
     pixel = np.empty(CHUNK, np.int32)
-    is_coarse = np.empty(CHUNK, np.uint8)
+    way = np.empty(CHUNK, np.uint8)
+    keys = np.empty(CHUNK, np.float32)
+    key_bits, depth_bits = keys.view(np.uint32), zs.view(np.uint32)
+    with_others, count = np.empty(chunks.size, np.int64), 0
     f = max(intrinsics[0], intrinsics[1])
-    half, fall = np.float32(0.5), np.float32(2 * voxel)
+    half, fall = np.float32(0.5), np.float32(voxel)
     for chunk in chunks:
         start = chunk * CHUNK
         stop = min(start + CHUNK, rows)
         project_chunk(
             position, start, stop, rotation, translation, intrinsics, width, height, uv, zs, pixel
         )
-        _are_coarse(position, start, stop, f, zs, pixel, is_coarse)
+        if _sort_rows(position, start, stop, f, fall, young, uv, zs, pixel, way, keys):
+            with_others[count] = chunk
+            count += 1
         for i in range(stop - start):
-            at, z = pixel[i], zs[i]
-            if at < 0:
+            at = pixel[i]
+            if at < 0 or way[i] == OTHER:
                 continue
-            if not is_coarse[i]:
-                if want_rows:
-                    if z < points[at]:
-                        points[at] = z
-                        cells[at] = np.uint64(start + i)
-                else:
-                    # Always written: whether it is nearer cannot be predicted.
-                    points[at] = min(points[at], z)
-            else:
-                radius = position[3, start + i] * f / (z * np.float32(POINT_RADIUS_PX))
-                level, side = 1, np.float32(2)
-                while radius > side and level < LEVELS - 1:
-                    level += 1
-                    side *= np.float32(2)
-                u, v = uv[0, i], uv[1, i]
-                column, line = int(u) >> level, int(v) >> level
-                # From the centre of the cell, in cells.
-                du = u / side - np.float32(column) - half
-                dv = v / side - np.float32(line) - half
-                word = _pack(z + fall * (du * du + dv * dv), start + i)
-                width_here = ((width - 1) >> level) + 1
-                cell = offsets[level] - first + line * width_here + column
-                if word < cells[cell]:
-                    cells[cell] = word
-    return depth, cells
+            if way[i] == POINT:
+                low = np.uint64(start + i) if want_rows else np.uint64(depth_bits[i])
+                word = (np.uint64(key_bits[i]) << np.uint64(32)) | low
+                # Always written: whether it is nearer cannot be predicted.
+                cells[at] = min(cells[at], word)
+                continue
+            z = zs[i]
+            radius = abs(position[3, start + i]) * f / (z * np.float32(POINT_RADIUS_PX))
+            level, side = 1, np.float32(2)
+            while radius > side and level < LEVELS - 1:
+                level += 1
+                side *= np.float32(2)
+            u, v = uv[0, i], uv[1, i]
+            column, line = int(u) >> level, int(v) >> level
+            # From the centre of the cell, in cells.
+            du = u / side - np.float32(column) - half
+            dv = v / side - np.float32(line) - half
+            distance = np.float32(2) * (du * du + dv * dv)
+            word = _pack(z + (fall + np.float32(FALL_FRACTION) * z) * distance, start + i)
+            width_here = ((width - 1) >> level) + 1
+            cell = offsets[level] + line * width_here + column
+            cells[cell] = min(cells[cell], word)
+    return cells, with_others[:count]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def unpacked(cells, width, height):
+    """Inverse depth (H, W) of the finest level that holds depths; 0 where it is empty."""
+    inverse = np.empty((height, width), np.float32)
+    flat = inverse.reshape(-1)
+    bits = flat.view(np.uint32)
+    infinite = np.uint32(0x7F800000)
+    for i in range(flat.size):
+        word = cells[i]
+        bits[i] = infinite if word == NOTHING else np.uint32(word & np.uint64(0xFFFFFFFF))
+    for i in range(flat.size):
+        flat[i] = np.float32(1) / flat[i]
+    return inverse
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def unpacked_rows(position, cells, rotation, translation, width, height):
+    """Inverse depth (H, W) and row (H, W) int32 of the finest level that holds rows."""
+    inverse = np.zeros((height, width), np.float32)
+    owner = np.full((height, width), -1, np.int32)
+    flat, rows = inverse.reshape(-1), owner.reshape(-1)
+    a, b, c, t = rotation[2, 0], rotation[2, 1], rotation[2, 2], translation[2]
+    for i in range(flat.size):
+        if cells[i] != NOTHING:
+            row = np.int64(cells[i] & np.uint64(0xFFFFFFFF))
+            rows[i] = row
+            z = a * position[0, row] + b * position[1, row] + c * position[2, row] + t
+            flat[i] = np.float32(1) / z
+    return inverse, owner
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -228,8 +289,11 @@ def cell_planes(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def paint(planes, rows, width, level, inverse, owner):
-    """Paint the cells of one level over the image, where they are nearer than what is there.
+def paint(planes, rows, width, level, voxel, inverse, owner):
+    """Paint the cells of one level over the image, where it is empty or they are clearly nearer.
+
+    Surfels of one surface may lie in several levels; the finer one keeps its pixels if the
+    difference is but noise: within one voxel and LEVEL_FRACTION of the depth.
 
     Inputs:
         planes, rows, width: of `cell_planes`.
@@ -239,7 +303,7 @@ def paint(planes, rows, width, level, inverse, owner):
     image_height, image_width = inverse.shape
     side = 1 << level
     middle = np.float32((side - 1) * 0.5)
-    most = np.float32(MOST_CHANGE)
+    most, one = np.float32(MOST_CHANGE), np.float32(1)
     for cell in range(len(planes)):
         centre = planes[cell, 0]
         if not centre > 0:
@@ -252,7 +316,8 @@ def paint(planes, rows, width, level, inverse, owner):
             for u in range(u0, min(u0 + side, image_width)):
                 w = base + slope_u * (np.float32(u - u0) - middle)
                 w = min(largest, max(least, w))
-                if w > inverse[v, u]:
+                old = inverse[v, u]
+                if w > old * (one + np.float32(LEVEL_FRACTION) + np.float32(voxel) * old):
                     inverse[v, u] = w
                     if owner.size:
                         owner[v, u] = rows[cell]
@@ -343,6 +408,26 @@ def fill_holes(depth):
             value = total / count if nearer >= needed else centre
             out[u] = value if value < infinity else nothing
     return filled
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def compose(depth, owner, young_depth, young_owner, margin, fraction):
+    """Put young surfels where there is nothing else or clearly in front of what there is.
+
+    Within `margin` plus `fraction` of the depth they are noise about an established surface.
+
+    Inputs:
+        depth, young_depth: (H, W), NaN where nothing is; the first is changed.
+        owner, young_owner: (H, W) int32 rows, or of size 0; the first is changed.
+    """
+    height, width = depth.shape
+    for v in range(height):
+        for u in range(width):
+            d, y = depth[v, u], young_depth[v, u]
+            if y == y and not y >= d - margin - fraction * d:
+                depth[v, u] = y
+                if owner.size:
+                    owner[v, u] = young_owner[v, u]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -19,15 +19,16 @@ from vggt_ros.config import MapConfig
 from vggt_ros.errors import CalibrationError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping import (
+    kernels_column,
     kernels_merge,
     kernels_observe,
     kernels_planes,
-    kernels_render,
     kernels_view,
     surfels,
 )
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics
+from vggt_ros.mapping.render import render_surfels
 from vggt_ros.types import DepthMap, Float32, PointCloud, Rendering
 
 logger = logging.getLogger(__name__)
@@ -151,44 +152,17 @@ class SurfelMap:
                 closed in the depth only.
         """
         _check_pinhole(model, "render")
-        position, data = self._surfels.position, self._surfels.data
         rotation, translation = _rotation_translation(map_from_camera.inverse())
-        camera = (rotation, translation, _intrinsics(model))
-        offsets = kernels_render.level_offsets(model.width, model.height)
-        depth, cells = kernels_render.splat(
-            position,
+        return render_surfels(
+            self._surfels,
             self._rows,
             self._visible(model, rotation, translation, 0.0),
-            *camera,
+            model,
+            rotation,
+            translation,
             self.config.voxel_m,
-            model.width,
-            model.height,
-            offsets,
             attributes,
         )
-        owner = np.empty((0, 0), np.int32)
-        if attributes:
-            owner = cells[: offsets[1]].astype(np.int32).reshape(depth.shape)
-        else:
-            offsets = offsets - offsets[1]
-        inverse = None
-        for level in range(1, kernels_render.LEVELS):
-            of_level = cells[offsets[level] : offsets[level + 1]]
-            if not (of_level != kernels_render.NOTHING).any():
-                continue
-            if inverse is None:
-                inverse = kernels_render.inverted(depth)
-            width = -(-model.width // 2**level)
-            planes, rows = kernels_render.cell_planes(
-                position, data, *camera, of_level, width, level
-            )
-            kernels_render.paint(planes, rows, width, level, inverse, owner)
-        if inverse is not None:
-            depth = kernels_render.inverted(inverse)
-        depth = kernels_render.fill_holes(depth)
-        if not attributes:
-            return Rendering(depth)
-        return Rendering(depth, *kernels_render.attributes_of(data, owner))
 
     def cloud(
         self,
@@ -233,7 +207,7 @@ class SurfelMap:
     ) -> NDArray[np.int64]:
         """Chunks that a camera may see, from `camera_from_map`."""
         # A surfel moves at most MAX_REACH cells before it is entered anew in the box.
-        pad = (kernels_merge.MAX_REACH + 2) * self.config.voxel_m
+        pad = (kernels_column.MAX_REACH + 2) * self.config.voxel_m
         chunks: NDArray[np.int64] = kernels_view.visible_chunks(
             self._surfels.bounds,
             -(-self._rows // surfels.CHUNK),

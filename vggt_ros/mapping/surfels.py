@@ -40,7 +40,8 @@ class Surfels(NamedTuple):
     """
 
     position: NDArray[np.float32]
-    """(4, rows) x, y, z in map and radius [map units]; x is NaN where the surfel is dead."""
+    """(4, rows) x, y, z in map and radius [map units]; x is NaN where the surfel is dead, the
+    radius is negative while it is young."""
     data: NDArray[np.void]
     """(rows,) of SURFEL."""
     bounds: NDArray[np.float32]
@@ -240,6 +241,17 @@ def average(position, data, row, share, x, y, z, nx, ny, nz, red, green, blue):
     s.blue = np.uint16(_drawn(s.blue, blue, share) + half)
 
 
+YOUNG_HITS = 3
+"""Surfels seen less often are young: they may be noise."""
+
+
+@njit(cache=True, nogil=True)
+def shrink(position, row, radius):
+    """Let a surfel not be larger than `radius`, keeping its sign, which says that it is young."""
+    old = position[3, row]
+    position[3, row] = max(old, -radius) if old < 0 else min(old, radius)
+
+
 @njit(cache=True, nogil=True)
 def absorb(position, data, row, other):
     """Average surfel `other` into `row`; the caller kills it."""
@@ -252,9 +264,11 @@ def absorb(position, data, row, other):
         np.float32(o.red), np.float32(o.green), np.float32(o.blue),
     )  # fmt: skip
     s.weight = min(np.float32(MOST_WEIGHT), s.weight + o.weight)
-    position[3, row] = min(position[3, row], position[3, other])
+    shrink(position, row, abs(position[3, other]))
     s.log_odds = max(s.log_odds, o.log_odds)
     s.hits = max(s.hits, o.hits)
+    if s.hits >= YOUNG_HITS:
+        position[3, row] = abs(position[3, row])
     s.first = min(s.first, o.first)
     s.last = max(s.last, o.last)
     s.flags |= o.flags
