@@ -274,7 +274,8 @@ def _wall_map(count: int) -> tuple[SurfelMap, np.ndarray]:
     x, y = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
     depth = 3.0 + 0.5 * x + 0.2 * np.sin(3 * x) * np.cos(4 * y)
     surfel_map = SurfelMap(MapConfig(voxel_m=1.5 / side))
-    surfel_map.fuse([_depth_map(depth, model, Rigid3.identity())])
+    for _ in range(3):  # surfels seen less often are drawn in a pass of their own
+        surfel_map.fuse([_depth_map(depth, model, Rigid3.identity())])
     return surfel_map, surfel_map.cloud().points
 
 

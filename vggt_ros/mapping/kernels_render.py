@@ -30,6 +30,9 @@ depth."""
 
 LEVEL_FRACTION = 0.03
 
+NEARLY_COARSER = 0.7
+"""Part of the largest radius of a level from which a surfel is drawn in the next one, too."""
+
 EDGE_ON = 0.04
 """Square of the cosine of incidence below which a surfel has the depth of its centre."""
 
@@ -75,19 +78,20 @@ def _slopes(a, b, c, u, v, rotation, intrinsics):
     return nx * scale / fx, ny * scale / fy
 
 
-POINT, CELL, OTHER = 0, 1, 2
+CELL, NOT_NOW = -2, -1
+"""What stands for the pixel of a surfel that is drawn as a cell, or not at all."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _sort_rows(position, start, stop, focal, fall, young, uv, depth, pixel, way, key):
+def _sort_rows(position, start, stop, focal, fall, young, uv, depth, pixel, key):
     """How the rows of a projected chunk are drawn.
 
     Outputs:
-        way: (CHUNK,) POINT, CELL or OTHER (not now).
+        pixel: (CHUNK,) changed to CELL or NOT_NOW where a row is no point.
         key: (CHUNK,) float32 depth by which a point competes.
 
     Returns:
-        Whether there are others in the image.
+        Whether rows of the other kind are in the image.
     """
     radius = position[3, start:stop]
     us, vs = uv[0], uv[1]
@@ -95,16 +99,20 @@ def _sort_rows(position, start, stop, focal, fall, young, uv, depth, pixel, way,
     wanted = np.float32(-1) if young else np.float32(1)
     half, share = np.float32(0.5), np.float32(2 * FALL_FRACTION)
     twice = np.float32(2) * fall
-    others = 0
+    cell, not_now, zero = np.int32(CELL), np.int32(NOT_NOW), np.int32(0)
+    others = zero
     for i in range(stop - start):
         r, z = radius[i] * wanted, depth[i]
-        is_other = r < np.float32(0)
-        way[i] = OTHER if is_other else (CELL if r * limit >= z else POINT)
-        others += is_other & (pixel[i] >= 0)
+        at = pixel[i]
         # From the centre of the pixel.
         du = us[i] - np.float32(np.int32(us[i])) - half
         dv = vs[i] - np.float32(np.int32(vs[i])) - half
         key[i] = z + (twice + share * z) * (du * du + dv * dv)
+        is_other = r < np.float32(0)
+        others |= np.int32(is_other & (at >= zero))
+        way = cell if r * limit >= z else at
+        way = not_now if is_other else way
+        pixel[i] = way if at >= zero else not_now
     return others > 0
 
 
@@ -134,7 +142,6 @@ def splat(
     uv = np.empty((2, CHUNK), np.float32)
     zs = np.empty(CHUNK, np.float32)
     pixel = np.empty(CHUNK, np.int32)
-    way = np.empty(CHUNK, np.uint8)
     keys = np.empty(CHUNK, np.float32)
     key_bits, depth_bits = keys.view(np.uint32), zs.view(np.uint32)
     with_others, count = np.empty(chunks.size, np.int64), 0
@@ -146,18 +153,17 @@ def splat(
         project_chunk(
             position, start, stop, rotation, translation, intrinsics, width, height, uv, zs, pixel
         )
-        if _sort_rows(position, start, stop, f, fall, young, uv, zs, pixel, way, keys):
+        if _sort_rows(position, start, stop, f, fall, young, uv, zs, pixel, keys):
             with_others[count] = chunk
             count += 1
         for i in range(stop - start):
             at = pixel[i]
-            if at < 0 or way[i] == OTHER:
-                continue
-            if way[i] == POINT:
+            if at >= 0:
                 low = np.uint64(start + i) if want_rows else np.uint64(depth_bits[i])
                 word = (np.uint64(key_bits[i]) << np.uint64(32)) | low
                 # Always written: whether it is nearer cannot be predicted.
                 cells[at] = min(cells[at], word)
+            if at != CELL:
                 continue
             z = zs[i]
             radius = abs(position[3, start + i]) * f / (z * np.float32(POINT_RADIUS_PX))
@@ -165,16 +171,20 @@ def splat(
             while radius > side and level < LEVELS - 1:
                 level += 1
                 side *= np.float32(2)
-            u, v = uv[0, i], uv[1, i]
-            column, line = int(u) >> level, int(v) >> level
-            # From the centre of the cell, in cells.
-            du = u / side - np.float32(column) - half
-            dv = v / side - np.float32(line) - half
-            distance = np.float32(2) * (du * du + dv * dv)
-            word = _pack(z + (fall + np.float32(FALL_FRACTION) * z) * distance, start + i)
-            width_here = ((width - 1) >> level) + 1
-            cell = offsets[level] + line * width_here + column
-            cells[cell] = min(cells[cell], word)
+            # Also into the next coarser level if it nearly belongs there: where the distance makes
+            # surfels change the level, the last cells of the finer one may stay empty.
+            twice = radius > np.float32(NEARLY_COARSER) * side and level < LEVELS - 1
+            for k in range(level, level + 1 + twice):
+                u, v = uv[0, i], uv[1, i]
+                column, line = int(u) >> k, int(v) >> k
+                # From the centre of the cell, in cells.
+                du = u / side - np.float32(column) - half
+                dv = v / side - np.float32(line) - half
+                distance = np.float32(2) * (du * du + dv * dv)
+                word = _pack(z + (fall + np.float32(FALL_FRACTION) * z) * distance, start + i)
+                cell = offsets[k] + line * (((width - 1) >> k) + 1) + column
+                cells[cell] = min(cells[cell], word)
+                side *= np.float32(2)
     return cells, with_others[:count]
 
 
@@ -253,33 +263,40 @@ def cell_planes(
         planes[cell, 2] = inverse * slope_v
     height = cells.size // width
     near = np.float32(1 - SAME_SURFACE)
-    for line in range(1, height - 1):
-        for column in range(1, width - 1):
+    for line in range(height):
+        above, below = max(0, line - 1), min(height - 1, line + 1)
+        for column in range(width):
             cell = line * width + column
-            if cells[cell] != NOTHING:
+            left, right = max(0, column - 1), min(width - 1, column + 1)
+            if cells[cell] != NOTHING or (
+                cells[line * width + left] == NOTHING
+                and cells[line * width + right] == NOTHING
+                and cells[above * width + column] == NOTHING
+            ):
                 continue
-            count, nearest, best = 0, np.float32(0), -1
-            for other in (
-                cell - width - 1, cell - width, cell - width + 1, cell - 1,
-                cell + 1, cell + width - 1, cell + width, cell + width + 1,
-            ):  # fmt: skip
-                if cells[other] != NOTHING:
-                    count += 1
-                    if planes[other, 0] > nearest:
-                        nearest, best = planes[other, 0], other
-            if count < 5:
+            around, count, nearest, best = -1, 0, np.float32(0), -1
+            for j in range(above, below + 1):
+                for i in range(left, right + 1):
+                    around += 1
+                    other = j * width + i
+                    if cells[other] != NOTHING:
+                        count += 1
+                        if planes[other, 0] > nearest:
+                            nearest, best = planes[other, 0], other
+            if 8 * count < 5 * around:
                 continue
             count, inverse, slope_u, slope_v = 0, np.float32(0), np.float32(0), np.float32(0)
-            for j in range(-1, 2):
-                for i in range(-1, 2):
-                    other = cell + j * width + i
+            for j in range(above, below + 1):
+                for i in range(left, right + 1):
+                    other = j * width + i
                     if cells[other] != NOTHING and planes[other, 0] > nearest * near:
                         count += 1
                         slope_u += planes[other, 1]
                         slope_v += planes[other, 2]
-                        inverse += planes[other, 0]
                         # Their planes continued to this cell.
-                        inverse -= side * (i * planes[other, 1] + j * planes[other, 2])
+                        inverse += planes[other, 0] - side * (
+                            (i - column) * planes[other, 1] + (j - line) * planes[other, 2]
+                        )
             share = one / np.float32(count)
             planes[cell, 0] = inverse * share
             planes[cell, 1] = slope_u * share

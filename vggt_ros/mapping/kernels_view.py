@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 MARGIN_VOXELS = 1.5
-MARGIN_SIGMAS = 2.0
+MARGIN_SIGMAS = 2.5
 """A surfel agrees with a measured depth within this many voxels plus this many of the depth's
 standard deviations. If it lies farther in front it is seen through."""
 

@@ -5,6 +5,9 @@ down. The hash maps a voxel to a row. Its slots come in groups of 64, one group 
 so that neighbouring pixels find their surfels in the same cache lines; a group that is taken is
 followed by another group drawn from the same hash, never by its neighbour, so that the runs that
 planes leave in a group do not grow into clusters.
+
+Numba's cache sees a change of the file of a kernel, not of the files whose functions it calls:
+after a change here, or in another `kernels_*.py` that is imported, delete the cached `*.nbi`.
 """
 
 from __future__ import annotations
