@@ -40,6 +40,10 @@ in agreement, wrong ones 0.43-0.51."""
 LEAST_AGREEMENT = 0.25
 """Reconstructions that fewer verified matches agree with are nonsense."""
 
+_MANY_MATCHES = 30_000
+_STARTS_OF_MANY = 4
+"""Above so many verified matches a start takes seconds, and its result depends little on it."""
+
 _SMALL_CHANGE = 0.12
 """Of a focal length when it is refined: the guess was right."""
 
@@ -133,7 +137,8 @@ class ColmapWorkspace:
         with _timed(self.seconds, "matching_s"):
             matching = pycolmap.FeatureMatchingOptions()
             matching.use_gpu = False
-            matching.num_threads = _threads()
+            # With two, one run of twelve on a busy machine matched 11 images differently.
+            matching.num_threads = 1
             verification = pycolmap.TwoViewGeometryOptions()
             verification.ransac.random_seed = self._config.seed
             pycolmap.match_exhaustive(
@@ -177,7 +182,10 @@ class ColmapWorkspace:
         with _timed(self.seconds, "mapping_s"):
             guesses = self._focals_from_matches() if unknown else {}
             best: FoundModel | None = None
-            for start in _starts(self._config, unknown):
+            starts = _starts(self._config, unknown)
+            if self._matches() > _MANY_MATCHES:
+                starts = starts[:_STARTS_OF_MANY]
+            for start in starts:
                 best, settled = self._try(start, guesses, refine, best)
                 if settled:
                     return best
@@ -187,6 +195,10 @@ class ColmapWorkspace:
                     again = dataclasses.replace(start, focal=focal)
                     best, settled = self._try(again, guesses, refine, best)
         return best
+
+    def _matches(self) -> int:
+        with import_pycolmap().Database.open(self._database) as database:
+            return int(database.num_inlier_matches())
 
     def _try(
         self,
@@ -296,6 +308,7 @@ class ColmapWorkspace:
                 if not 0.2 * side < focal < 5 * side:
                     focal = PRIOR_FOCAL * side
                 camera.params = [focal, *camera.params[1:]]
+                camera.has_prior_focal_length = True  # else resection estimates it anew
                 database.update_camera(camera)
 
     def _map_once(self, start: _Start) -> dict[int, Any]:
@@ -310,11 +323,7 @@ class ColmapWorkspace:
         options.min_model_size = 2
         options.max_num_models = 3
         options.extract_colors = False
-        options.constant_cameras = {
-            group
-            for group, frame in zip(self._groups, self.frames, strict=True)
-            if frame.model is not None
-        }
+        options.constant_cameras = set(self._groups)
         # The last bundle adjustment is ours; in between, coarser ones do (measured on 11
         # views: same poses to 0.1 mm, a quarter less time).
         # A few views do not hold unknown intrinsics; they are let free at the end.

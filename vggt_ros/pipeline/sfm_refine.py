@@ -77,6 +77,8 @@ def adjust(
     pycolmap = import_pycolmap()
 
     loss_px, bound_px = _FIRST_LOSS_PX, MAX_REPROJECTION_PX
+    if strict:
+        loss_px, bound_px = _limits_px(model)
     for _ in range(_ROUNDS if strict else 1):
         if not model.num_points3D() or model.num_reg_images() < 2:
             break
@@ -86,7 +88,7 @@ def adjust(
         options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
         options.ceres.loss_function_scale = loss_px
         options.ceres.solver_options.num_threads = 1  # sums in a fixed order
-        options.ceres.solver_options.function_tolerance = 1e-6
+        options.ceres.solver_options.function_tolerance = 1e-6 if strict else 1e-5
         options.ceres.solver_options.max_num_iterations = 25
         config = pycolmap.BundleAdjustmentConfig()
         for image_id in sorted(model.reg_image_ids()):
@@ -96,12 +98,19 @@ def adjust(
         config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
         pycolmap.create_default_bundle_adjuster(options, config, model).solve()
         if strict:
-            noise_px = _noise_px(reprojection_errors_px(model))
-            loss_px = min(max(_LOSS_SIGMAS * noise_px, 0.1), _FIRST_LOSS_PX)
-            bound_px = min(max(_BOUND_SIGMAS * noise_px, 0.6), MAX_REPROJECTION_PX)
+            loss_px, bound_px = _limits_px(model)
         manager = pycolmap.ObservationManager(model)
         manager.filter_all_points3D(bound_px, _MIN_TRIANGULATION_DEG)
     model.update_point_3d_errors()
+
+
+def _limits_px(model: Any) -> tuple[float, float]:
+    """Scale of the loss and bound of the reprojection error that suit the noise of a model."""
+    noise_px = _noise_px(reprojection_errors_px(model))
+    return (
+        min(max(_LOSS_SIGMAS * noise_px, 0.1), _FIRST_LOSS_PX),
+        min(max(_BOUND_SIGMAS * noise_px, 0.6), MAX_REPROJECTION_PX),
+    )
 
 
 def _noise_px(errors: Float64) -> float:
