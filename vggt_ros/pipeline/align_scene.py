@@ -15,11 +15,11 @@ from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.rig_fit import (
     Bounds,
     RigFit,
-    Sighting,
     fit_rig,
     frame_sets_of,
     sightings_of,
 )
+from vggt_ros.pipeline.rig_likelihood import Sighting
 from vggt_ros.pipeline.up_direction import find_ground
 from vggt_ros.rig import Rig
 from vggt_ros.types import (

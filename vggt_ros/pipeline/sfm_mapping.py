@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import logging
+import math
 import os
 import shutil
 import time
@@ -87,14 +87,8 @@ class FoundModel:
         """
         return self.agreeing * self.observations
 
-    @property
-    def focals(self) -> list[float]:
-        """Focal lengths over the longer side."""
-        return _relative_focals(self.model)
-
     def __str__(self) -> str:
         return (
-            f"focal {np.median(self.focals):.3f}, "
             f"{self.views} views, {self.agreeing:.0f} of {self.count} matches, "
             f"{self.observations} observations"
         )
@@ -115,7 +109,7 @@ class ColmapWorkspace:
         self._images = folder / "images"
         self._database = folder / "sfm.db"
         self._groups: list[int] = []
-        self._write(shared=config.intrinsics != "per_camera")
+        self._write()
 
     def match(self) -> None:
         """Find SIFT features in all images and match all pairs."""
@@ -180,20 +174,20 @@ class ColmapWorkspace:
         """
         unknown = any(frame.model is None for frame in self.frames)
         with _timed(self.seconds, "mapping_s"):
-            guesses = self._focals_from_matches() if unknown else {}
+            from_matches = self._focal_from_matches() if unknown else PRIOR_FOCAL
             best: FoundModel | None = None
             starts = _starts(self._config, unknown)
             if self._matches() > _MANY_MATCHES:
                 starts = starts[:_STARTS_OF_MANY]
             for start in starts:
-                best, settled = self._try(start, guesses, refine, best)
+                focals = dict.fromkeys(self._groups, start.focal or from_matches)
+                best, settled = self._try(start, focals, refine, best)
                 if settled:
                     return best
             if unknown and best is not None:
-                focal = float(np.median(best.focals))
+                focals = self._focals_of(best.model)
                 for start in _starts(self._config, False)[:2]:
-                    again = dataclasses.replace(start, focal=focal)
-                    best, settled = self._try(again, guesses, refine, best)
+                    best, _ = self._try(start, focals, refine, best)
         return best
 
     def _matches(self) -> int:
@@ -203,26 +197,27 @@ class ColmapWorkspace:
     def _try(
         self,
         start: _Start,
-        guesses: dict[int, float],
+        focals: dict[int, float],
         refine: Callable[[Any], Any],
         best: FoundModel | None,
     ) -> tuple[FoundModel | None, bool]:
         """The best model so far, and whether there is no need to look further."""
-        unknown = any(frame.model is None for frame in self.frames)
-        if unknown:
-            self._set_focals(start.focal, guesses)
+        self._set_focals(focals)
         settled = False
         for _, model in sorted(self._map_once(start).items()):
-            before = _relative_focals(model)
             refined = refine(model)
             if refined.num_reg_images() < 2 or not refined.num_points3D():
                 continue
             found = self.judge(refined)
-            _LOG.debug("sfm: %s: focal %s: %s", start, np.median(before), found)
+            _LOG.debug("sfm: %s: %s", start, found)
             if best is None or found.rank > best.rank:
                 best = found
-                change = np.median(found.focals) / np.median(before)
-                settled = self.is_convincing(found) and abs(change - 1) < _SMALL_CHANGE
+                changes = [
+                    abs(math.log(focal / focals[group]))
+                    for group, focal in self._focals_of(refined).items()
+                    if not self._is_given(group)
+                ]
+                settled = self.is_convincing(found) and max(changes, default=0) < _SMALL_CHANGE
         return best, settled
 
     def is_convincing(self, found: FoundModel) -> bool:
@@ -275,10 +270,24 @@ class ColmapWorkspace:
                 count += len(matches)
         return total, count
 
-    def _focals_from_matches(self) -> dict[int, float]:
-        """Focal lengths [px] of unknown cameras from the fundamental matrices, good to 5-30 %.
+    def _is_given(self, group: int) -> bool:
+        return self.frames[self._groups.index(group)].model is not None
 
-        Sweeney et al., "Optimizing the viewing graph for structure-from-motion", ICCV 2015.
+    def _focals_of(self, model: Any) -> dict[int, float]:
+        """Focal length over the longer side of each camera; the median for those not seen."""
+        seen: dict[int, float] = {}
+        for image_id in sorted(model.reg_image_ids()):
+            camera = model.camera(model.image(image_id).camera_id)
+            focal = float(camera.mean_focal_length()) / max(camera.width, camera.height)
+            seen.setdefault(self._groups[image_id - 1], focal)
+        middle = float(np.median(list(seen.values())))
+        return {group: seen.get(group, middle) for group in self._groups}
+
+    def _focal_from_matches(self) -> float:
+        """Unknown focal lengths over the longer side from fundamental matrices, their median.
+
+        Sweeney et al., "Optimizing the viewing graph for structure-from-motion", ICCV 2015;
+        each good to 5-30 %.
         """
         pycolmap = import_pycolmap()
         copy = self._folder / "focal.db"
@@ -286,27 +295,24 @@ class ColmapWorkspace:
         options = pycolmap.ViewGraphCalibrationOptions()
         options.random_seed = self._config.seed
         options.reestimate_relative_pose = False
-        if not pycolmap.calibrate_view_graph(copy, options):
-            return {}
-        with pycolmap.Database.open(copy) as database:
-            return {
-                camera.camera_id: float(camera.mean_focal_length())
-                for camera in database.read_all_cameras()
-                if camera.has_prior_focal_length
-            }
+        found: list[float] = []
+        if pycolmap.calibrate_view_graph(copy, options):
+            with pycolmap.Database.open(copy) as database:
+                found = [
+                    float(camera.mean_focal_length()) / max(camera.width, camera.height)
+                    for camera in database.read_all_cameras()
+                    if camera.has_prior_focal_length and not self._is_given(camera.camera_id)
+                ]
+        focal = float(np.median(found)) if found else PRIOR_FOCAL
+        return focal if 0.2 < focal < 5 else PRIOR_FOCAL
 
-    def _set_focals(self, factor: float | None, focals: dict[int, float]) -> None:
+    def _set_focals(self, focals: dict[int, float]) -> None:
         pycolmap = import_pycolmap()
         with pycolmap.Database.open(self._database) as database:
             for camera in database.read_all_cameras():
-                if camera.camera_id not in self._groups:
+                if self._is_given(camera.camera_id):
                     continue
-                if self.frames[self._groups.index(camera.camera_id)].model is not None:
-                    continue
-                side = max(camera.width, camera.height)
-                focal = focals.get(camera.camera_id, 0.0) if factor is None else factor * side
-                if not 0.2 * side < focal < 5 * side:
-                    focal = PRIOR_FOCAL * side
+                focal = focals[camera.camera_id] * max(camera.width, camera.height)
                 camera.params = [focal, *camera.params[1:]]
                 camera.has_prior_focal_length = True  # else resection estimates it anew
                 database.update_camera(camera)
@@ -344,7 +350,7 @@ class ColmapWorkspace:
         models = pycolmap.incremental_mapping(self._database, self._images, self._folder, options)
         return dict(models)
 
-    def _write(self, shared: bool) -> None:
+    def _write(self) -> None:
         pycolmap = import_pycolmap()
 
         self._images.mkdir()
@@ -359,7 +365,7 @@ class ColmapWorkspace:
                     "disk full?"
                 ) from error
         with pycolmap.Database.open(self._database) as database:
-            self._groups = group_cameras(self.frames, shared)
+            self._groups = group_cameras(self.frames, shared=False)
             self._write_cameras(database)
             for k, group in enumerate(self._groups):
                 image = pycolmap.Image(name=_file(k), camera_id=group, image_id=k + 1)
@@ -403,13 +409,6 @@ def _starts(config: SfmConfig, unknown: bool) -> list[_Start]:
         angle = config.min_tri_angle_deg * factor
         starts.append(_Start(angle, inliers, pnp, config.seed + len(starts), None))
     return starts
-
-
-def _relative_focals(model: Any) -> list[float]:
-    cameras = model.cameras
-    return [
-        float(c.mean_focal_length()) / max(c.width, c.height) for _, c in sorted(cameras.items())
-    ]
 
 
 def _sampson(

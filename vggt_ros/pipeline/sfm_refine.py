@@ -77,8 +77,6 @@ def adjust(
     pycolmap = import_pycolmap()
 
     loss_px, bound_px = _FIRST_LOSS_PX, MAX_REPROJECTION_PX
-    if strict:
-        loss_px, bound_px = _limits_px(model)
     for _ in range(_ROUNDS if strict else 1):
         if not model.num_points3D() or model.num_reg_images() < 2:
             break
