@@ -186,7 +186,8 @@ def observer(domain, ros_environment):
 def wait_until(condition, timeout_s=20.0, what="condition"):
     limit = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < limit, f"not within {timeout_s} s: {what}"
+        said = what() if callable(what) else what
+        assert time.monotonic() < limit, f"not within {timeout_s} s: {said}"
         time.sleep(0.02)
 
 

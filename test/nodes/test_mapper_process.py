@@ -25,6 +25,8 @@ from vggt_ros.srv import ExportMap
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PLAYER = "vggt_ros.nodes.bag_player"
+# Room for a whole bag: on a busy machine the calibration may take longer than the images.
+PATIENT = {"ingest.queue_size": 100, "ingest.silent_after_s": 0.0}
 CAMERAS = {"cameras": "[left, right]", "autostart": "true"}
 
 
@@ -36,7 +38,7 @@ def test_map_transforms_status_and_export_from_a_bag(
     points = observer.listen(PointCloud2, "/mapper/points")
     status = observer.listen(MapStatus, "/mapper/status")
     diagnostics = observer.listen(DiagnosticArray, "/diagnostics")
-    mapper = start(stub, {**CAMERAS, "publish.map_rate_hz": 10.0})
+    mapper = start(stub, {**CAMERAS, **PATIENT, "publish.map_rate_hz": 10.0})
     mapper.wait_for("activate: done")
     player = start(PLAYER, {"bag": make_bag(tmp_path / "bag", sets=30)})
     assert player.wait(40.0) == 0, player.output
@@ -121,7 +123,7 @@ def ask(observer, service, kind=Trigger, **fields):
 def test_lifecycle_services_and_states(start, observer, stub, make_bag, until, tmp_path):
     status = observer.listen(MapStatus, "/mapper/status")
     diagnostics = observer.listen(DiagnosticArray, "/diagnostics")
-    mapper = start(stub, {"cameras": "[left, right]", "publish.map_rate_hz": 10.0})
+    mapper = start(stub, {"cameras": "[left, right]", **PATIENT, "publish.map_rate_hz": 10.0})
     assert state(observer) == "unconfigured"
     for service, kind, fields in (
         ("bootstrap", Trigger, {}),
@@ -162,7 +164,10 @@ def test_lifecycle_services_and_states(start, observer, stub, make_bag, until, t
     assert player.wait(40.0) == 0, player.output
     until(lambda: status and status[-1].state == MapStatus.STATE_MAPPING, what="mapping")
     maps = observer.listen(PointCloud2, "/mapper/map", LATCHED)
-    until(lambda: maps and maps[-1].width == 1000, what="map of all sets")
+    until(
+        lambda: maps and maps[-1].width == 1000,
+        what=lambda: f"map of all sets; the status says {status[-1]}",
+    )
 
     assert ask(observer, "pause", SetBool, data=True).success
     until(lambda: status and status[-1].state == MapStatus.STATE_PAUSED, what="paused")
