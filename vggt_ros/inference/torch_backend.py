@@ -51,7 +51,7 @@ def open_file(path: Path, options: BackendOptions) -> TorchBackend:
     if _model_type(path) == "depth_anything":
         network, precision = _load_depth_anything(torch, path, options.precision)
         inputs = (TensorSpec("images", (None, 3, None, None), "float32"),)
-        outputs = (TensorSpec("depth", (None, None, None), "float32"),)
+        outputs: tuple[TensorSpec, ...] = (TensorSpec("depth", (None, None, None), "float32"),)
         has_batch = True
     else:
         network, precision = _load_vggt(torch, path, options.precision)
@@ -66,7 +66,9 @@ def open_file(path: Path, options: BackendOptions) -> TorchBackend:
         raise EngineError(
             f"{path}: the weights do not go to {device}: {first_line(error)}"
         ) from error
-    return TorchBackend(torch, path, network, device, precision, inputs, outputs, has_batch, options)
+    return TorchBackend(
+        torch, path, network, device, precision, inputs, outputs, has_batch, options
+    )
 
 
 class TorchBackend:
@@ -116,9 +118,7 @@ class TorchBackend:
                 arrays = [value.float().cpu().numpy().copy() for value in computed]
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 raise EngineError(f"{self._engine}: {first_line(error)}") from error
-        return {
-            spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)
-        }
+        return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
 
     def close(self) -> None:
         """Drop the weights; see `backend.Backend.close`."""
