@@ -1,7 +1,9 @@
 """The same network in every runtime that is installed answers the same."""
 
 import copy
+import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.backend import BackendOptions, choose_backend, open_backend
 from vggt_ros.inference.devices import cpu_has_bf16
+from vggt_ros.inference.onnx_file import read_numbers
 from vggt_ros.models.vggt_config import VggtConfig
 
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install .[torch])")
@@ -181,6 +184,81 @@ class TestParity:
         for height, width in ((28, 56), (70, 42)):
             x = generator.random((2, 3, height, width), np.float32)
             assert reference.run({"images": x})["depth"].shape == (1, 2, height, width, 1)
+
+
+class TestDepthAnything:
+    """Folders of transformers; the network itself is tested with its definition."""
+
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        class Disparity(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.scale = torch.nn.Parameter(torch.ones(1))
+
+            def forward(self, x):
+                assert x.dtype == self.scale.dtype
+                return (self.scale * x.sum(dim=1),)
+
+        module = types.ModuleType("vggt_ros.models.depth_anything")
+        module.load_depth_anything = lambda path: Disparity()
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        (tmp_path / "config.json").write_text('{"model_type": "depth_anything"}')
+        return tmp_path
+
+    @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
+    def test_folder_by_its_config(self, folder, precision):
+        opened = open_backend(folder, options=BackendOptions("cpu", precision))
+        assert opened.precision == precision.replace("auto", "fp32")
+        assert [s.shape for s in opened.outputs] == [(None, None, None)]
+        x = images(3)
+        depth = opened.run({"images": x})["depth"]
+        assert depth.shape == (3, HEIGHT, WIDTH)
+        assert depth.dtype == np.float32
+        assert relative_error(depth, x.sum(axis=1)) < 0.01
+
+    def test_broken_config(self, folder):
+        (folder / "config.json").write_text("{")
+        with pytest.raises(EngineError, match=r"config\.json: not readable as JSON"):
+            open_backend(folder)
+
+
+class TestOnnxFile:
+    """The precision of a file, read without the onnx package."""
+
+    def make(self, path, types_, operators=()):
+        onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+        helper = onnx.helper
+        weights = [
+            helper.make_tensor(f"w{k}", kind, [count], bytes(size * count), raw=True)
+            for k, (kind, size, count) in enumerate(types_)
+        ]
+        nodes = [helper.make_node(kind, ["x"], [f"y{k}"]) for k, kind in enumerate(operators)]
+        graph = helper.make_graph(nodes, "g", [], [], weights)
+        onnx.save(helper.make_model(graph), str(path))
+        return path
+
+    @pytest.mark.parametrize(
+        ("types_", "operators", "expected"),
+        [
+            ([], (), "fp32"),
+            ([(1, 4, 10)], (), "fp32"),
+            ([(1, 4, 10), (10, 2, 100), (7, 8, 500)], (), "fp16"),
+            ([(16, 2, 100)], (), "bf16"),
+            ([(1, 4, 10), (3, 1, 100)], ("QuantizeLinear", "DequantizeLinear"), "int8"),
+            ([(1, 4, 10), (17, 1, 100)], ("QuantizeLinear",), "fp8"),
+            # quantised weights alone: they are stored in 8 bits and computed with in 32
+            ([(1, 4, 10), (3, 1, 100)], ("DequantizeLinear",), "fp32"),
+        ],
+    )
+    def test_precision(self, tmp_path, types_, operators, expected):
+        path = self.make(tmp_path / "m.onnx", types_, operators)
+        assert read_numbers(path).precision == expected
+
+    def test_real_export(self, onnx_file, network):
+        numbers = read_numbers(onnx_file)
+        assert numbers.precision == "fp32"
+        assert numbers.elements["fp32"] > 0.9 * sum(p.numel() for p in network.parameters())
 
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
