@@ -107,14 +107,30 @@ def open_runtime(name, path, **options):
     return open_backend(path, name, BackendOptions(device="cpu", threads=1, **options))
 
 
+@pytest.fixture(scope="module")
+def runtimes(checkpoint, onnx_file):
+    """Open each runtime once, for two calls at a time: opening is what takes long."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            path = checkpoint if name == "torch" else onnx_file
+            made[name] = open_runtime(name, path, contexts=2)
+        return made[name]
+
+    yield get
+    for backend in made.values():
+        backend.close()
+
+
 TOLERANCES = {"onnxruntime": 1e-5, "openvino": 1e-4}
 
 
 @pytest.mark.filterwarnings("ignore")
 class TestParity:
     @pytest.mark.parametrize("name", TOLERANCES)
-    def test_answers_as_torch_for_any_number_of_views(self, name, onnx_file, reference):
-        opened = open_runtime(name, onnx_file)
+    def test_answers_as_torch_for_any_number_of_views(self, name, runtimes, reference):
+        opened = runtimes(name)
         assert (opened.name, opened.device, opened.precision) == (name, "cpu", "fp32")
         for views in (1, 2, 3, 8):
             x = images(views)
@@ -126,22 +142,20 @@ class TestParity:
                 assert found[output].dtype == np.float32
                 error = relative_error(found[output], value)
                 assert error < TOLERANCES[name], (output, views, error)
-        opened.close()
 
     @pytest.mark.parametrize("name", TOLERANCES)
-    def test_specs_are_those_of_the_torch_back_end(self, name, onnx_file, reference):
-        opened = open_runtime(name, onnx_file)
+    def test_specs_are_those_of_the_torch_back_end(self, name, runtimes, reference):
+        opened = runtimes(name)
         assert [s.name for s in opened.inputs] == ["images"]
         assert opened.inputs[0].shape == (None, 3, HEIGHT, WIDTH)
         for spec, wanted in zip(opened.outputs, reference.outputs, strict=True):
             assert (spec.name, spec.dtype) == (wanted.name, wanted.dtype)
             assert len(spec.shape) == len(wanted.shape)
 
-    def test_keeps_the_order_of_the_views(self, onnx_file, reference):
+    def test_keeps_the_order_of_the_views(self, runtimes, reference):
         # the first is the reference: the last two may change places, the first may not
-        opened = open_runtime("onnxruntime", onnx_file)
         x = images(3)
-        for backend in (reference, opened):
+        for backend in (reference, runtimes("onnxruntime")):
             plain = backend.run({"images": x})["depth"]
             swapped = backend.run({"images": x[[0, 2, 1]]})["depth"][:, [0, 2, 1]]
             turned = backend.run({"images": x[[2, 1, 0]]})["depth"][:, [2, 1, 0]]
@@ -262,12 +276,8 @@ class TestOnnxFile:
 
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
-def opened(request, checkpoint, onnx_file):
-    """Each runtime, with two calls at a time."""
-    path = checkpoint if request.param == "torch" else onnx_file
-    backend = open_runtime(request.param, path, contexts=2)
-    yield backend
-    backend.close()
+def opened(request, runtimes):
+    return runtimes(request.param)
 
 
 class TestCalls:
