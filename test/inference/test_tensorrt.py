@@ -3,6 +3,7 @@
 import ast
 import json
 import runpy
+import subprocess
 import sys
 import threading
 import types
@@ -275,6 +276,14 @@ class TestRunnerRefuses:
         with pytest.raises(EngineError, match=r"expected major version 10 or 11, found 8\.6\.1"):
             open_backend(engine)
 
+    def test_libraries_that_do_not_fit_the_driver(self, install, onnx_file, gpu):
+        install()
+        engine, _ = build(onnx_file)
+        gpu.broken = True
+        for call in (lambda: open_backend(engine), lambda: build(onnx_file)):
+            with pytest.raises(EngineError, match="does not start: its libraries do not fit"):
+                call()
+
     def test_no_cuda_interface(self, install, onnx_file):
         install(interface="none")
         with pytest.raises(EngineError, match=r"pip install 'vggt_ros\[tensorrt\]'"):
@@ -514,10 +523,23 @@ class TestSurface:
         assert used <= known, used - known
 
     def test_the_real_bindings_where_they_are_installed(self):
-        runtime = pytest.importorskip("cuda.bindings.runtime", exc_type=ImportError)
+        try:
+            from cuda.bindings import runtime
+        except ImportError:
+            pytest.skip("cuda.bindings is not installed (pip install cuda-python)")
         for name in fake.fake_cuda_runtime(fake.Gpu()).__dict__:
             if name.startswith("cuda"):
                 assert hasattr(runtime, name), name
+
+    @pytest.mark.slow
+    def test_the_surfaces_are_those_of_the_wheels(self, tmp_path):
+        """Fetches the wheels again; skipped where they cannot be had."""
+        command = [sys.executable, str(SURFACE / "extract.py"), "--out", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"extract.py: {done.stderr.strip().splitlines()[-1]}")
+        for path in SURFACE.glob("*.json"):
+            assert (tmp_path / path.name).read_text() == path.read_text()
 
     def test_what_version_11_dropped_raises(self, gpu):
         trt = fake.fake_tensorrt(11, gpu)

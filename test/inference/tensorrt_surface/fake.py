@@ -40,7 +40,7 @@ class Gpu:
         self.capability = capability
         self.memory = memory
         self.count = count
-        self.used = 0
+        self.broken = False
         self.blocks: dict[int, object] = {}
         self.streams: dict[int, list] = {}
         self.current = threading.local()
@@ -93,6 +93,8 @@ class _ILogger:
 
 class _Builder:
     def __init__(self, logger):
+        if self._trt._gpu.broken:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 
     def create_network(self, flags=0):
@@ -227,6 +229,8 @@ class _IHostMemory(bytes):
 
 class _Runtime:
     def __init__(self, logger):
+        if self._trt._gpu.broken:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine):
