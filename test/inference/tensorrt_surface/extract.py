@@ -141,7 +141,7 @@ def read_cuda(folder: Path) -> dict:
     import cuda.bindings
     from cuda.bindings import runtime
 
-    functions, enums = {}, {}
+    functions, enums, constants = {}, {}, {}
     for name in dir(runtime):
         value = getattr(runtime, name)
         if not name.startswith("cuda"):
@@ -150,13 +150,17 @@ def read_cuda(folder: Path) -> dict:
             members = getattr(value, "__members__", None)
             if members:
                 enums[name] = {key: int(member) for key, member in members.items()}
+        elif isinstance(value, int):
+            constants[name] = value
         elif callable(value):
             functions[name] = (value.__doc__ or "").split("\n", 1)[0]
     wanted = ("cudaError_t", "cudaMemcpyKind")
     return {
         "version": cuda.bindings.__version__,
         "functions": functions,
+        "constants": constants,
         "enums": {name: enums[name] for name in wanted},
+        "properties": [n for n in dir(runtime.cudaDeviceProp) if not n.startswith("_")],
     }
 
 
