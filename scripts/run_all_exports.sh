@@ -90,7 +90,12 @@ run() {
 made() {
     local prec
     for prec in "$@"; do
-        [[ -f "$folder/${STEM}_$prec.$SUFFIX" ]] || return 1
+        # the exported graph is fp32 already
+        if [[ "$ONNX_ONLY$prec" == 1fp32 ]]; then
+            [[ -f "$folder/$STEM.onnx.json" ]] || return 1
+        else
+            [[ -f "$folder/${STEM}_$prec.$SUFFIX" ]] || return 1
+        fi
     done
 }
 

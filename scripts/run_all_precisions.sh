@@ -110,6 +110,8 @@ for prec in "${PRECISIONS[@]}"; do
     # one export serves all
     [[ "$EXPORT" == 1 ]] && graph=(--onnx-in "$ENGINE_DIR/$STEM.onnx")
     engine="$ENGINE_DIR/${STEM}_$prec.$SUFFIX"
+    # the exported graph is fp32 already
+    [[ "$ONNX_ONLY$prec" == 1fp32 ]] && engine="$ENGINE_DIR/$STEM.onnx"
     timing=(--engine "$engine" --iters "$ITERS" --warmup "$WARMUP")
     [[ "$CUDA_EVENTS" == 1 ]] && timing+=(--cuda-events)
     if [[ -n "$IMAGES_DIR" ]]; then

@@ -14,11 +14,16 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vggt_ros.cli.arguments import count
-from vggt_ros.cli.engine_arguments import ToolParser, run_tool, side
+from vggt_ros.cli.engine_arguments import ToolParser, is_terminal, run_tool, side
 from vggt_ros.cli.engine_build import add_build_flags
-from vggt_ros.engine.names import OUTPUT_DIR, PRECISIONS, QUANT_MODES
+from vggt_ros.engine import names
+
+if TYPE_CHECKING:
+    from vggt_ros.engine.export_vggt import VggtExport
+    from vggt_ros.engine.pipeline import PipelineOptions
 
 _EXAMPLES = """\
 examples:
@@ -43,7 +48,7 @@ def build_parser(prog: str = "vggt_to_trt") -> argparse.ArgumentParser:
     files.add_argument("--export", action="store_true", help="export from the checkpoint first")
     files.add_argument("--onnx-in", type=Path, metavar="PATH", help="existing graph, no export")
     files.add_argument(
-        "--output-dir", type=Path, default=Path(OUTPUT_DIR), help=f"default {OUTPUT_DIR}"
+        "--output-dir", type=Path, default=Path(names.OUTPUT_DIR), help=f"default {names.OUTPUT_DIR}"
     )
     files.add_argument(
         "--onnx-only", action="store_true", help="stop before the TensorRT build (no GPU needed)"
@@ -71,12 +76,12 @@ def build_parser(prog: str = "vggt_to_trt") -> argparse.ArgumentParser:
     )
     model.add_argument("--tiny", action="store_true", help="with random weights: a tiny network")
     precision = parser.add_argument_group("precision")
-    precision.add_argument("--precision", default="fp16", choices=PRECISIONS, help="default fp16")
+    precision.add_argument("--precision", default="fp16", choices=names.PRECISIONS, help="default fp16")
     precision.add_argument(
         "--all-precisions", action="store_true", help="fp16, bf16, fp8 and int8 of one export"
     )
     precision.add_argument(
-        "--quant-mode", default="none", choices=QUANT_MODES, help="of the weights, default none"
+        "--quant-mode", default="none", choices=names.QUANT_MODES, help="of the weights, default none"
     )
     precision.add_argument(
         "--allow-fallback",
@@ -125,10 +130,81 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_logged(args: argparse.Namespace) -> int:
-    from vggt_ros.engine.convert import convert
-
     with logged(args.log_file):
-        return convert(args, force_simplify())
+        return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the graphs, and the engines unless they are not wanted."""
+    from vggt_ros.engine.convert import Conversion, convert
+    from vggt_ros.engine.passports import parity_text
+    from vggt_ros.engine.tensorrt_build import BuildOptions
+
+    folder = names.mode_folder(args.output_dir, args.quant_mode)
+    build = BuildOptions(
+        workspace_gb=args.workspace_gb,
+        opt_level=args.opt_level,
+        max_aux_streams=args.max_aux_streams,
+        timing_cache=names.timing_cache_path(folder),
+    )
+    done = convert(
+        Conversion(
+            folder,
+            pipeline_options(args),
+            export=export_options(args) if args.export else None,
+            onnx_in=args.onnx_in,
+            build=None if args.onnx_only else build,
+            device=args.device,
+        ),
+        tell=_tell,
+    )
+    for path, passport in done.passports.items():
+        logging.info("%s: errors against the reference: %s", path, parity_text(passport))
+    for built in done.engines:
+        logging.info("%s: errors: %s", built.path, parity_text(built.passport))
+    return 0
+
+
+def _tell(line: str) -> None:
+    """The documented lines say their level themselves."""
+    level, _, text = line.partition("] ")
+    logging.log(logging.INFO if level == "[INFO" else logging.WARNING, "%s", text)
+
+
+def export_options(args: argparse.Namespace) -> VggtExport:
+    """Of the flags."""
+    from vggt_ros.engine.export_vggt import VggtExport
+
+    return VggtExport(
+        num_cams=args.num_cams,
+        height=args.height,
+        width=args.width,
+        opset=args.opset,
+        pcd_only=args.pcd_only,
+        model_name=args.model_name,
+        quant_mode=args.quant_mode,
+        allow_fallback=args.allow_fallback,
+        random_weights=args.random_weights,
+        tiny=args.tiny,
+    )
+
+
+def pipeline_options(args: argparse.Namespace) -> PipelineOptions:
+    """Of the flags."""
+    from vggt_ros.engine.pipeline import PipelineOptions
+    from vggt_ros.engine.quantise_int8 import QuantiseOptions
+
+    return PipelineOptions(
+        precisions=names.ALL_PRECISIONS if args.all_precisions else (args.precision,),
+        simplify=not args.no_simplify,
+        force_simplify=force_simplify(),
+        calib_data=args.calib_data,
+        calib_batches=args.calib_batches,
+        calib_seed=args.calib_seed,
+        allow_synthetic_calib=args.allow_synthetic_calib,
+        quantise=QuantiseOptions(rest="fp16"),
+        progress=is_terminal(),
+    )
 
 
 def force_simplify() -> bool | None:
