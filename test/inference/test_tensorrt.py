@@ -359,7 +359,11 @@ class TestInspection:
                 {"Name": "q", "Format/Datatype": "Thirty-two wide row major Int8 format where"},
             ],
         }
-        again = {"Name": "b", "Inputs": layer["Outputs"], "Outputs": [{"Name": "h2", "Format/Datatype": "Half"}]}  # noqa: E501
+        again = {
+            "Name": "b",
+            "Inputs": layer["Outputs"],
+            "Outputs": [{"Name": "h2", "Format/Datatype": "Half"}],
+        }  # noqa: E501
         old = {"Layers": [layer, again], "Bindings": ["images", "h2"]}
         ports = [{"Name": "images", "Datatype": "Float"}, {"Name": "new", "Datatype": "BF16"}]
         new = {"Layers": [layer, again], "I/O Tensors": ports}
@@ -477,7 +481,9 @@ class TestSurface:
         names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
         names |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)
                   and isinstance(n.value, str) and " " not in n.value}  # fmt: skip
-        used = {n for n in names if n.startswith("cuda") and n[4:5].isupper() or n == "cudaError_t"}
+        used = {
+            n for n in names if n.startswith("cuda") and n[4:5].isupper() or n == "cudaError_t"
+        }
         assert len(used) >= 18
         known = {*surface["functions"], *surface["constants"], *surface["enums"]}
         for members in surface["enums"].values():

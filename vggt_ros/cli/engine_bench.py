@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         listed = [Listed(args.path, read_passport(args.path))]
     if not listed:
-        raise EngineError(f"{args.path}: expected engines, found none; make one: vggt-ros engine "
-                          "export")
+        raise EngineError(
+            f"{args.path}: expected engines, found none; make one: vggt-ros engine export"
+        )
     records, failed = [], 0
     for entry in listed:
         try:
@@ -62,8 +63,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"vggt-ros engine bench: {entry.path}: left out: {error}", file=sys.stderr)
     records.sort(key=lambda record: record["p50_ms"])
     if records:
-        print(table(["engine", "back end", "precision", "p50 ms", "p95 ms", "sets/s"],
-                    [_row(record) for record in records]))
+        print(
+            table(
+                ["engine", "back end", "precision", "p50 ms", "p95 ms", "sets/s"],
+                [_row(record) for record in records],
+            )
+        )
     if args.json:
         from vggt_ros.export.files import write_json
 

@@ -54,7 +54,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         )
     parser.add_argument("--device", type=int, default=0, metavar="N", help="GPU, default 0")
     parser.add_argument(
-        "--module", default="tensorrt", choices=("tensorrt", "tensorrt_rtx"), help="default tensorrt"
+        "--module",
+        default="tensorrt",
+        choices=("tensorrt", "tensorrt_rtx"),
+        help="default tensorrt",
     )
     parser.set_defaults(run=run)
 
@@ -105,9 +108,11 @@ def run(args: argparse.Namespace) -> int:
     built = build_with_passport(args.graph, out, options)
     for line in built.lines:
         print(line)
-    print(f"{built.path}: {built.report.size_bytes / 1e6:.0f} MB in {built.report.seconds:.0f} s, "
-          f"{built.report.backend} {built.report.version} on {built.report.gpu}; errors: "
-          f"{parity_text(built.passport)}")
+    print(
+        f"{built.path}: {built.report.size_bytes / 1e6:.0f} MB in {built.report.seconds:.0f} s, "
+        f"{built.report.backend} {built.report.version} on {built.report.gpu}; errors: "
+        f"{parity_text(built.passport)}"
+    )
     return 0
 
 

@@ -109,8 +109,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:>20s}: {value:.3f}" if isinstance(value, float) else f"{name:>20s}: {value}")
     views = int(np.prod(images.shape[:-3], dtype=np.int64))
     if views > 1:
-        print(f"\nCamera-level throughput: {views * timing['fps']:.1f} camera-FPS "
-              f"({views} cameras × {timing['fps']:.1f} batch-FPS)")
+        print(
+            f"\nCamera-level throughput: {views * timing['fps']:.1f} camera-FPS "
+            f"({views} cameras × {timing['fps']:.1f} batch-FPS)"
+        )
     if args.save_outputs:
         from vggt_ros.export.files import atomic_write
 

@@ -48,7 +48,10 @@ def build_parser(prog: str = "vggt_to_trt") -> argparse.ArgumentParser:
     files.add_argument("--export", action="store_true", help="export from the checkpoint first")
     files.add_argument("--onnx-in", type=Path, metavar="PATH", help="existing graph, no export")
     files.add_argument(
-        "--output-dir", type=Path, default=Path(names.OUTPUT_DIR), help=f"default {names.OUTPUT_DIR}"
+        "--output-dir",
+        type=Path,
+        default=Path(names.OUTPUT_DIR),
+        help=f"default {names.OUTPUT_DIR}",
     )
     files.add_argument(
         "--onnx-only", action="store_true", help="stop before the TensorRT build (no GPU needed)"
@@ -76,12 +79,17 @@ def build_parser(prog: str = "vggt_to_trt") -> argparse.ArgumentParser:
     )
     model.add_argument("--tiny", action="store_true", help="with random weights: a tiny network")
     precision = parser.add_argument_group("precision")
-    precision.add_argument("--precision", default="fp16", choices=names.PRECISIONS, help="default fp16")
+    precision.add_argument(
+        "--precision", default="fp16", choices=names.PRECISIONS, help="default fp16"
+    )
     precision.add_argument(
         "--all-precisions", action="store_true", help="fp16, bf16, fp8 and int8 of one export"
     )
     precision.add_argument(
-        "--quant-mode", default="none", choices=names.QUANT_MODES, help="of the weights, default none"
+        "--quant-mode",
+        default="none",
+        choices=names.QUANT_MODES,
+        help="of the weights, default none",
     )
     precision.add_argument(
         "--allow-fallback",

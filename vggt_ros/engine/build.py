@@ -68,7 +68,7 @@ def build_with_passport(
             hidden, options.module, BackendOptions(device=f"cuda:{options.device}")
         )
         try:
-            passport = record_parity(passport, backend)
+            passport = record_parity(passport, backend.run)
         finally:
             backend.close()
         refuse_bad_parity(engine, passport)

@@ -80,9 +80,7 @@ class Converted:
     engines: tuple[BuiltEngine, ...] = ()
 
 
-def convert(
-    conversion: Conversion, tell: Callable[[str], None] = lambda line: None
-) -> Converted:
+def convert(conversion: Conversion, tell: Callable[[str], None] = lambda line: None) -> Converted:
     """Do all of it; stops at the first failure.
 
     Args:
@@ -112,7 +110,8 @@ def convert(
     base = _passport(path, origin, Precision("fp32", "fp32", *_modes(path)))
     if not passport_path(path).is_file():
         write_graph_passport(path, base)
-    converted, engines = {}, []
+    converted: dict[str, Passport] = {}
+    engines = []
     for made in report.precisions:
         passport = write_graph_passport(made.path, _passport_of(made, origin, path.name))
         converted[str(made.path)] = passport
@@ -214,9 +213,7 @@ def _origin_of_graph(path: Path) -> _Origin:
         return dict(session.run({"images": images}))
 
     facts = facts_of(path)
-    model = ModelFacts(
-        "vggt", facts.get("model_name", "unknown"), "unknown", "", "zero_to_one"
-    )
+    model = ModelFacts("vggt", facts.get("model_name", "unknown"), "unknown", "", "zero_to_one")
     warning = "the graph came without a passport: it is its own reference"
     _logger.warning("%s: %s", path, warning)
     golden = make_golden(_shape(path), "zero_to_one", f"{path.name} in ONNX Runtime", answer)
@@ -247,3 +244,12 @@ def _passport_of(made: PrecisionReport, origin: _Origin, source: str) -> Passpor
         passport,
         notes={**passport.notes, "source": source, "parity_on_images": made.parity_note},
     )
+
+
+def drop_intermediates(graph: Path) -> None:
+    """Remove what the passes left beside a graph and nobody runs."""
+    stem = graph.name.removesuffix(".onnx")
+    for kind in (".opset", ".NOSEQ", ".simp"):
+        path = graph.with_name(f"{stem}{kind}.onnx")
+        for file in (path, Path(f"{path}.data"), names.report_path(path), passport_path(path)):
+            file.unlink(missing_ok=True)

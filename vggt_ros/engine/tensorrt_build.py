@@ -275,17 +275,13 @@ def _load_timing_cache(config: Any, path: Path | None) -> str:
     return state
 
 
-def _inspect(
-    trt: Any, listener: Any, plan: Any, engine_path: Path, options: BuildOptions
-) -> str:
+def _inspect(trt: Any, listener: Any, plan: Any, engine_path: Path, options: BuildOptions) -> str:
     runtime = trt.Runtime(listener)
     if options.version_compatible:
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EngineError(
-            f"{engine_path}: the engine was built but does not load{told(listener)}"
-        )
+        raise EngineError(f"{engine_path}: the engine was built but does not load{told(listener)}")
     return engine_information(trt, engine)
 
 

@@ -242,9 +242,7 @@ class _Context:
 
     def _must(self, succeeded: Any, what: str) -> None:
         if not succeeded:
-            raise EngineError(
-                f"{self._loaded.name}: {what} failed{told(self._loaded.listener)}"
-            )
+            raise EngineError(f"{self._loaded.name}: {what} failed{told(self._loaded.listener)}")
 
     def free(self) -> None:
         for buffer in self._buffers.values():

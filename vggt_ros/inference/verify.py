@@ -98,7 +98,7 @@ def mending_command(engine: str | Path, passport: Passport) -> str:
     views = f" --num-cams {golden[-4]}" if len(golden) >= 4 else ""
     return (
         f"vggt-ros engine export {checkpoint}{views}{sizes} "
-        f"--precision {passport.precision.requested} --out {path}"
+        f"--precision {passport.precision.requested} --out {path.parent}"
     )
 
 

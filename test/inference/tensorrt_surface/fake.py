@@ -243,7 +243,10 @@ class _Runtime:
             )
             return None
         if plan["capability"] != list(self._trt._gpu.capability):
-            log(error, "The engine plan file is generated on an incompatible device, please rebuild.")
+            log(
+                error,
+                "The engine plan file is generated on an incompatible device, please rebuild.",
+            )
             return None
         tensors = [Tensor(n, s) for key in ("inputs", "outputs") for n, s in plan[key].items()]
         return self._trt.ICudaEngine._make(_plan=plan, _tensors={t.name: t for t in tensors})
