@@ -1,4 +1,4 @@
-"""Builder and runner against fakes made of the real bindings' surfaces, 10 and 11."""
+"""Builder and runner against fakes made of the real bindings' surfaces: 10, 11 and RTX."""
 
 import ast
 import json
@@ -150,9 +150,7 @@ class TestEndToEnd:
 
     def test_rtx_through_the_same_code(self, install, onnx_file, gpu, monkeypatch):
         install(10)
-        rtx = fake.fake_tensorrt(10, gpu)
-        rtx.__version__ = "1.4.0.76"
-        monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake.fake_tensorrt("rtx", gpu))
         engine, report = build(onnx_file, module="tensorrt_rtx")
         assert report.backend == "tensorrt_rtx"
         backend = open_backend(engine, "tensorrt_rtx")
@@ -226,7 +224,7 @@ class TestRunnerRefuses:
         install(11, interface)
         backend = open_backend(build(onnx_file)[0])
         gpu.memory = 100
-        with pytest.raises(EngineError, match="too little memory: .* needed, .* free"):
+        with pytest.raises(EngineError, match=r"too little memory: .* needed, .* free"):
             backend.run({"images": images(2)})
         gpu.memory = 2**34
         assert backend.run({"images": images(2)})["depth"].shape[1] == 2
@@ -363,7 +361,7 @@ class TestInspection:
             "Name": "b",
             "Inputs": layer["Outputs"],
             "Outputs": [{"Name": "h2", "Format/Datatype": "Half"}],
-        }  # noqa: E501
+        }
         old = {"Layers": [layer, again], "Bindings": ["images", "h2"]}
         ports = [{"Name": "images", "Datatype": "Float"}, {"Name": "new", "Datatype": "BF16"}]
         new = {"Layers": [layer, again], "I/O Tensors": ports}
@@ -457,8 +455,9 @@ class TestSurface:
                 yield OBJECTS[names[0]], names[1]
 
     @pytest.mark.parametrize(("file", "least"), zip(FILES, (7, 20, 30), strict=True))
-    def test_every_attribute_is_real(self, file, least, repository, major):
-        surface = fake.surface(f"tensorrt_{major}")
+    @pytest.mark.parametrize("version", [10, 11, "rtx"])
+    def test_every_attribute_is_real(self, file, least, repository, version):
+        surface = fake.surface(f"tensorrt_{version}")
         found = set(self.accesses(file, repository))
         assert len(found) >= least, "the walk found too little: were names changed?"
         for cls, attribute in found:
@@ -472,7 +471,7 @@ class TestSurface:
                     *described["attributes"],
                     *described.get("enum", ()),
                 }
-            assert attribute in known, f"TensorRT {major}: {cls or 'tensorrt'}.{attribute}"
+            assert attribute in known, f"TensorRT {version}: {cls or 'tensorrt'}.{attribute}"
 
     def test_cuda_names_are_real(self, repository):
         surface = fake.surface("cuda_bindings")
@@ -482,7 +481,7 @@ class TestSurface:
         names |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)
                   and isinstance(n.value, str) and " " not in n.value}  # fmt: skip
         used = {
-            n for n in names if n.startswith("cuda") and n[4:5].isupper() or n == "cudaError_t"
+            n for n in names if (n.startswith("cuda") and n[4:5].isupper()) or n == "cudaError_t"
         }
         assert len(used) >= 18
         known = {*surface["functions"], *surface["constants"], *surface["enums"]}

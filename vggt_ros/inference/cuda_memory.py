@@ -218,7 +218,7 @@ class _CudaPythonDevice:
 
     def allocate_host(self, size: int) -> Bytes:
         address = int(self.call("cudaMallocHost", size))
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def free_host(self, array: Bytes) -> None:
         self.call("cudaFreeHost", array.ctypes.data)

@@ -57,7 +57,7 @@ def import_tensorrt(name: str = "tensorrt") -> Any:
         extra = "tensorrt" if name == "tensorrt" else "tensorrt-rtx"
         raise EngineError(
             f"backend {name}: TensorRT is not installed ({first_line(error)}); pip install "
-            f"'vggt_ros[{extra}]' (on Jetson it comes with JetPack)"
+            f"'vggt_ros[{extra}]' (on Jetson TensorRT comes with JetPack)"
         ) from error
     if major(module) not in SUPPORTED[name]:
         raise EngineError(
@@ -162,7 +162,7 @@ def effective_precision(counts: dict[str, int]) -> str:
 
 
 def _type_of(text: str) -> str:
-    """The type in "Row major linear FP16 format", "Half", "... row major Int8 format where ..."."""
+    """The type in "Row major linear FP16 format", "Half", "... wide row major Int8 format ..."."""
     for word in text.replace(",", " ").replace("/", " ").replace(":", " ").split():
         if word.upper() in _WORDS:
             return _WORDS[word.upper()]

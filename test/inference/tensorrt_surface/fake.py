@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def surface(name: str) -> dict:
-    """One of the extracted surfaces: tensorrt_10, tensorrt_11, cuda_bindings."""
+    """One of the surfaces: tensorrt_10, tensorrt_11, tensorrt_rtx, cuda_bindings."""
     return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -96,7 +96,8 @@ class _Builder:
         self._logger = logger
 
     def create_network(self, flags=0):
-        wanted = 0 if self._trt._major == 11 else 2
+        flag = self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        wanted = 0 if self._trt._major == 11 else 1 << flag.value
         assert flags == wanted, f"expected a strongly typed network, got flags {flags}"
         return self._trt.INetworkDefinition._make(_content=None)
 
@@ -287,7 +288,7 @@ class _EngineInspector:
         kind = self._engine._plan.get("computes_in", "FP16")
         inner = [{"Name": "hidden", "Format/Datatype": f"Row major linear {kind} format"}]
         ports = [{"Name": n, "Format/Datatype": "Float"} for n in self._engine._tensors]
-        key = "I/O Tensors" if self._trt._major == 11 else "Bindings"
+        key = "Bindings" if self._trt._major == 10 else "I/O Tensors"
         layers = [{"Name": "layer", "Inputs": ports[:1], "Outputs": inner}]
         return json.dumps({"Layers": layers, key: [p["Name"] for p in ports]})
 
@@ -339,8 +340,8 @@ def _nptype(trt_type):
 # --- the modules ---
 
 
-def fake_tensorrt(major: int, gpu: Gpu) -> types.ModuleType:
-    """A module `tensorrt` with the surface of the real one, for `sys.modules`."""
+def fake_tensorrt(major: int | str, gpu: Gpu) -> types.ModuleType:
+    """A module `tensorrt` (10, 11) or `tensorrt_rtx` ("rtx") with the surface of the real one."""
     described = surface(f"tensorrt_{major}")
     module = types.ModuleType("tensorrt")
     module.__version__ = described["version"]
@@ -452,11 +453,14 @@ def _fits(params, args, kwargs):
         if name not in values:
             if not optional:
                 return False
-        elif annotation == "str" and not isinstance(values[name], str):
-            return False
-        elif annotation == "bool" and not isinstance(values[name], bool):
-            return False
-        elif annotation.endswith("SupportsInt") and not hasattr(values[name], "__int__"):
+            continue
+        value = values[name]
+        wrong = {
+            "str": not isinstance(value, str),
+            "bool": not isinstance(value, bool),
+            "typing.SupportsInt": not hasattr(value, "__int__"),
+        }
+        if wrong.get(annotation):
             return False
     return True
 
