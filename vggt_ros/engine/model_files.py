@@ -40,9 +40,7 @@ def import_onnx_ir() -> None:
         import onnx_ir  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise EngineError(
-            f"ONNX graphs need {error.name}, which is missing; {_INSTALL}"
-        ) from error
+        raise EngineError(f"ONNX graphs need {error.name}, which is missing; {_INSTALL}") from error
 
 
 def require_file(path: str | Path) -> Path:
@@ -75,9 +73,7 @@ def load_graph(path: str | Path) -> ir.Model:
     try:
         model = ir.load(path)
     except (DecodeError, ValueError, OSError, KeyError) as error:
-        raise EngineError(
-            f"{path}: expected an ONNX graph, got something else ({error})"
-        ) from error
+        raise EngineError(f"{path}: expected an ONNX graph, got something else ({error})") from error
     if not model.graph.inputs and not len(model.graph):
         raise EngineError(f"{path}: expected an ONNX graph, got an empty one")
     if "" not in model.graph.opset_imports:

@@ -185,7 +185,9 @@ def run_pipeline(
     return PipelineReport(report, path, removed, tool, tuple(reports))
 
 
-def _calibration(options: PipelineOptions, shape: tuple[int, int, int, int]) -> Calibration | None:
+def _calibration(
+    options: PipelineOptions, shape: tuple[int, int, int, int]
+) -> Calibration | None:
     if not {"int8", "fp8"} & set(options.precisions):
         return None
     return open_calibration(
@@ -320,9 +322,7 @@ class _Maker:
             # its optimiser moves float8 through operators that do not take it
             got = OnnxSession(out, optimise=precision != "fp8").run(feeds)
             how = "run"
-        return compare(
-            self.reference, got
-        ), f"{self.images_note}, {how} in ONNX Runtime on the CPU"
+        return compare(self.reference, got), f"{self.images_note}, {how} in ONNX Runtime on the CPU"
 
 
 def _read_cache(path: Path, key: Mapping[str, Any]) -> dict[str, float] | None:

@@ -79,15 +79,11 @@ def simplify(
             if found > size * _GROWTH:
                 raise EngineError(f"it grew from {size} to {found} bytes")
     except VggtRosError as error:
-        _logger.warning(
-            "%s: simplification by %s failed (%s); going on without", path, tool, error
-        )
+        _logger.warning("%s: simplification by %s failed (%s); going on without", path, tool, error)
         return ""
     except Exception as error:  # other people's optimisers raise whatever they like
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        _logger.warning(
-            "%s: simplification by %s failed (%s); going on without", path, tool, first
-        )
+        _logger.warning("%s: simplification by %s failed (%s); going on without", path, tool, first)
         return ""
     return tool
 

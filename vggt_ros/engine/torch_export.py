@@ -229,11 +229,7 @@ def fold_transposed_weights(model: ir.Model) -> int:
     for node in obsolete:
         graph.remove(node, safe=True)
     for weight, _ in made:
-        if (
-            not weight.uses()
-            and not weight.is_graph_output()
-            and weight.name in graph.initializers
-        ):
+        if not weight.uses() and not weight.is_graph_output() and weight.name in graph.initializers:
             del graph.initializers[weight.name]
     return len(obsolete)
 
