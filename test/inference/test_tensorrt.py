@@ -121,6 +121,16 @@ class TestEndToEnd:
         with pytest.raises(EngineError, match="was closed"):
             backend.run({"images": images(1)})
 
+    def test_times_of_the_parts(self, install, onnx_file, major):
+        install(major)
+        backend = open_backend(build(onnx_file)[0])
+        x = images(2)
+        outputs, times = backend.run_timed({"images": x})
+        assert np.array_equal(outputs["depth"], backend.run({"images": x})["depth"])
+        assert len(times) == 3
+        assert all(0 <= ms < 1e3 for ms in times)
+        backend.close()
+
     def test_parallel_calls_do_not_mix(self, install, onnx_file, major):
         install(major)
         engine, _ = build(onnx_file)
