@@ -6,6 +6,7 @@ as calls go on at once. Dynamic shapes go through profile 0.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -303,7 +304,7 @@ class TensorRtBackend:
         with self._slots.take() as slot, self._device.current():
             marks = [time.perf_counter()]
             outputs = slot.run(feed, marks)
-        return outputs, tuple(1e3 * (b - a) for a, b in zip(marks[:-1], marks[1:], strict=True))
+        return outputs, tuple(1e3 * (b - a) for a, b in itertools.pairwise(marks))
 
     def close(self) -> None:
         """Free contexts, buffers and engine; see `backend.Backend.close`."""
