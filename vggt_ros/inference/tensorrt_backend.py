@@ -25,6 +25,7 @@ from vggt_ros.inference.tensorrt_module import (
     engine_information,
     import_tensorrt,
     listen,
+    start,
     tensor_precisions,
     told,
 )
@@ -84,7 +85,7 @@ class _Loaded:
         self.device = device
         self.passport = passport
         self.listener = listen(trt)
-        self.runtime = trt.Runtime(self.listener)
+        self.runtime = start(trt, "Runtime", self.listener)
         if passport is not None and passport.notes.get("version_compatible") == "true":
             # such engines carry the code of their own runtime
             self.runtime.engine_host_code_allowed = True
