@@ -421,7 +421,9 @@ class TestInspection:
 
     def test_warning_where_quantised_tensors_are_missing(self):
         counts = {"FP16": 812, "FP32": 6}
-        assert "INT8 was requested, but no INT8 tensor" in precision_warning(counts, "int8")
+        assert "INT8 requested but engine contains no INT8 tensors" in precision_warning(
+            counts, "int8"
+        )
         assert "computes in fp16" in precision_warning(counts, "fp8")
         assert precision_warning(counts, "fp16") == ""
         assert precision_warning({"INT8": 1}, "INT8") == ""
@@ -431,7 +433,10 @@ class TestInspection:
         _, report = build(onnx_file)
         lines = report_precisions(report.inspector_json, "fp8")
         assert lines[0] == "[INFO] Engine tensor precisions: FP16:1, FP32:1"
-        assert lines[1].startswith("[WARN] FP8")
+        assert lines[1].startswith(
+            "[WARNING] FP8 requested but engine contains no FP8 tensors; TensorRT likely fell "
+            "back to FP16/FP32"
+        )
 
     @pytest.mark.parametrize("text", ["", "[]", "{"])
     def test_not_the_inspectors_json(self, text):

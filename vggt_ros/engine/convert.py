@@ -107,9 +107,9 @@ def convert(conversion: Conversion, tell: Callable[[str], None] = lambda line: N
         origin = _origin_of_graph(path)
         report = run_pipeline(conversion.folder, options, onnx_in=path)
     stem = path.name.removesuffix(".onnx")
-    base = _passport(path, origin, Precision("fp32", "fp32", *_modes(path)))
-    if not passport_path(path).is_file():
-        write_graph_passport(path, base)
+    if export is not None:
+        base = Precision("fp32", "fp32", *_modes(path))
+        write_graph_passport(path, _passport(path, origin, base))
     converted: dict[str, Passport] = {}
     engines = []
     for made in report.precisions:
