@@ -443,6 +443,17 @@ class TestInspection:
         with pytest.raises(EngineError, match="engine inspector"):
             tensor_precisions(text)
 
+    def test_facts_of_this_machine_for_the_passport(self, install, major):
+        from vggt_ros.inference.verify import this_machine
+
+        trt = install(major)
+        here = this_machine("tensorrt")
+        assert (here.backend, here.version) == ("tensorrt", trt.__version__)
+        assert (here.gpu, here.compute_capability) == ("NVIDIA Fake", "9.0")
+        assert here.driver
+        with pytest.raises(EngineError, match="cuda:7"):
+            this_machine("tensorrt", "cuda:7")
+
     def test_facts_of_the_gpu(self, install):
         install(interface="pycuda")
         facts = gpu_facts()

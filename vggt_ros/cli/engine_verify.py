@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vggt_ros.cli.engine_arguments import add_backend_flags, backend_options
+from vggt_ros.cli.engine_arguments import add_backend_flags, backend_options, waiting
 from vggt_ros.errors import EngineError
 
 _EXAMPLES = """\
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for engine in args.engine:
         try:
-            report = verify_passport(engine, args.backend, backend_options(args))
+            with waiting(f"verify {engine.name}"):
+                report = verify_passport(engine, args.backend, backend_options(args))
         except EngineError as error:
             failed += 1
             print(f"vggt-ros engine verify: {error}", file=sys.stderr)
