@@ -127,6 +127,16 @@ class TestEndToEnd:
         with pytest.raises(EngineError, match="was closed"):
             backend.run({"images": images(1)})
 
+    def test_times_of_the_parts(self, install, onnx_file, major):
+        install(major)
+        backend = open_backend(build(onnx_file)[0])
+        x = images(2)
+        outputs, times = backend.run_timed({"images": x})
+        assert np.array_equal(outputs["depth"], backend.run({"images": x})["depth"])
+        assert len(times) == 3
+        assert all(0 <= ms < 1e3 for ms in times)
+        backend.close()
+
     def test_parallel_calls_do_not_mix(self, install, onnx_file, major):
         install(major)
         engine, _ = build(onnx_file)
@@ -411,7 +421,9 @@ class TestInspection:
 
     def test_warning_where_quantised_tensors_are_missing(self):
         counts = {"FP16": 812, "FP32": 6}
-        assert "INT8 was requested, but no INT8 tensor" in precision_warning(counts, "int8")
+        assert "INT8 requested but engine contains no INT8 tensors" in precision_warning(
+            counts, "int8"
+        )
         assert "computes in fp16" in precision_warning(counts, "fp8")
         assert precision_warning(counts, "fp16") == ""
         assert precision_warning({"INT8": 1}, "INT8") == ""
@@ -421,12 +433,26 @@ class TestInspection:
         _, report = build(onnx_file)
         lines = report_precisions(report.inspector_json, "fp8")
         assert lines[0] == "[INFO] Engine tensor precisions: FP16:1, FP32:1"
-        assert lines[1].startswith("[WARN] FP8")
+        assert lines[1].startswith(
+            "[WARNING] FP8 requested but engine contains no FP8 tensors; TensorRT likely fell "
+            "back to FP16/FP32"
+        )
 
     @pytest.mark.parametrize("text", ["", "[]", "{"])
     def test_not_the_inspectors_json(self, text):
         with pytest.raises(EngineError, match="engine inspector"):
             tensor_precisions(text)
+
+    def test_facts_of_this_machine_for_the_passport(self, install, major):
+        from vggt_ros.inference.verify import this_machine
+
+        trt = install(major)
+        here = this_machine("tensorrt")
+        assert (here.backend, here.version) == ("tensorrt", trt.__version__)
+        assert (here.gpu, here.compute_capability) == ("NVIDIA Fake", "9.0")
+        assert here.driver
+        with pytest.raises(EngineError, match="cuda:7"):
+            this_machine("tensorrt", "cuda:7")
 
     def test_facts_of_the_gpu(self, install):
         install(interface="pycuda")
