@@ -160,6 +160,8 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         rig = chosen.rig
         config = replace(config, cameras=list(rig.names))
         pipeline = MappingPipeline(config, rig)
+        stack.callback(pipeline.close)
+        pipeline.open_engines()  # before the bag is read: it is what may fail
         ingest = stack.enter_context(
             Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
         )
@@ -208,7 +210,7 @@ def _why_nothing(path: Path, outcome: Outcome) -> str:
     if pipeline.sets_received:
         return (
             f"{path}: the bag has {pipeline.sets_received} frame sets, but the bootstrap needs "
-            f"{pipeline.bootstrapper.sets_needed} (sfm.sets)"
+            f"{pipeline.bootstrapper.sets_needed} ({pipeline.config.bootstrap}.sets)"
         )
     dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(outcome.dropped.items()))
     notes = "".join(f"; {note}" for note in outcome.notes)

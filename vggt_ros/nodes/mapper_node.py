@@ -1,8 +1,8 @@
 """The lifecycle node around `MappingPipeline`.
 
-configure: compile and warm up; activate: subscribe; deactivate: unsubscribe, the map stays;
-cleanup: free everything. Images go to the queues of ingest, a worker thread maps, a second one
-publishes (`worker.py`); services answer while both work.
+configure: load and verify engines, compile, warm up; activate: subscribe; deactivate:
+unsubscribe, the map stays; cleanup: free everything. Images go to the queues of ingest, a worker
+thread maps, a second one publishes (`worker.py`); services answer while both work.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Mapper(LifecycleNode):
         self._frames: Frames | None = None
         self._outputs: Outputs | None = None
         self._worker: MappingWorker | None = None
+        self._pipeline: Any = None
         self._inputs: CameraInputs | None = None
         self._calibration: Calibration | None = None
         self._jump_handle: Any = None
@@ -167,6 +168,7 @@ class Mapper(LifecycleNode):
         self.get_logger().info(f"configuration: {dataclasses.asdict(config)}")
         pipeline = self._pipeline_factory(config)
         self._prepare(pipeline)
+        self._pipeline = pipeline
         self._frames = listen(self, self._inputs_group)
         self._outputs = Outputs(self, config, self._frames)
         self._calibration = Calibration(
@@ -244,8 +246,14 @@ class Mapper(LifecycleNode):
             self._jump_handle.unregister()
             self._jump_handle = None
         if self._worker is not None:
-            self._finished = self._worker.stop(STOP_TIMEOUT_S) and self._finished
+            idle = self._worker.stop(STOP_TIMEOUT_S)
+            if not idle:  # it still computes; its engines end with the process
+                self._pipeline = None
+            self._finished = idle and self._finished
             self._worker = None
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
         if self._outputs is not None:
             self._finished = self._outputs.close() and self._finished
             self._outputs = None

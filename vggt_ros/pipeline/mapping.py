@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import logging
 import math
@@ -14,19 +15,27 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError
+from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.surfel_map import SurfelMap
 from vggt_ros.pipeline.align_depth import DepthAligner, reference_from_points
-from vggt_ros.pipeline.align_scene import align_scene
-from vggt_ros.pipeline.bootstrap import make_bootstrapper
+from vggt_ros.pipeline.align_scene import align_scene, dense_depth_maps
+from vggt_ros.pipeline.bootstrap import FROM_RIG, make_bootstrapper
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.depth import make_depth_estimator
-from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator
+from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator, EngineInUse, EngineUser
 from vggt_ros.pipeline.timings import Timings
-from vggt_ros.pipeline.warm_up import PlaneBootstrapper, plane_frame_set, warm_up_config
+from vggt_ros.pipeline.warm_up import plane_frame_set, warm_up_config, warm_up_stages
 from vggt_ros.rig import Rig
-from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, Float32, FrameSet, PointCloud
+from vggt_ros.types import (
+    AlignedScene,
+    DepthMap,
+    DepthPrediction,
+    Float32,
+    FrameSet,
+    PointCloud,
+    UnscaledScene,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +95,8 @@ class MappingPipeline:
         self.sets_received = 0
         self.sets_used = 0
         self.dropped: Counter[str] = Counter()
+        if bootstrapper is None and config.bootstrap not in FROM_RIG:
+            bootstrapper = make_bootstrapper(config, None)
         self._given_bootstrapper = bootstrapper
         self._bootstrapper: Bootstrapper | None = bootstrapper
         self._collected: list[FrameSet] = []
@@ -94,18 +105,52 @@ class MappingPipeline:
 
     @property
     def bootstrapper(self) -> Bootstrapper:
-        """Made when first needed, because the rig may become known late (CameraInfo, TF)."""
+        """One that takes the rig is made when first needed: that may become known late."""
         if self._bootstrapper is None:
             self._bootstrapper = make_bootstrapper(self.config, self.rig)
         return self._bootstrapper
 
     def prepare(self) -> None:
-        """Compile and load every kernel now (tens of seconds the first time on a machine)."""
-        with _unheard():
-            self._run_every_kernel()
+        """Open all engines, compile and load every kernel (tens of seconds the first time).
+
+        Raises:
+            ConfigError: an engine is chosen but not named.
+            EngineError: an engine cannot be used; none stays open then.
+        """
+        self.open_engines()
+        try:
+            self.open_engines()
+            with _unheard():
+                self._run_every_kernel()
+        except BaseException:
+            self.close()
+            raise
+
+    def open_engines(self) -> None:
+        """The part of `prepare` that may fail; what is not opened here is when it is needed."""
+        for stage in self._engine_users().values():
+            stage.open()
+
+    def close(self) -> None:
+        """Free the engines; scene and map stay."""
+        for stage in self._engine_users().values():
+            stage.close()
+
+    @property
+    def engines(self) -> dict[str, EngineInUse]:
+        """The networks that are open, by stage: "bootstrap", "depth"."""
+        found = {name: stage.engine for name, stage in self._engine_users().items()}
+        return {name: engine for name, engine in found.items() if engine is not None}
+
+    def _engine_users(self) -> dict[str, EngineUser]:
+        stages: dict[str, object] = {
+            "bootstrap": self._bootstrapper,
+            "depth": self.depth_estimator,
+        }
+        return {name: stage for name, stage in stages.items() if isinstance(stage, EngineUser)}
 
     def _run_every_kernel(self) -> None:
-        scratch = MappingPipeline(warm_up_config(self.config), bootstrapper=PlaneBootstrapper())
+        scratch = MappingPipeline(warm_up_config(self.config), None, *warm_up_stages(self.config))
         for _ in range(2):  # the second set meets a map
             scratch.step(plane_frame_set())
         scratch.cloud()
@@ -138,6 +183,7 @@ class MappingPipeline:
         Raises:
             AlignmentError: the bootstrap failed. The set is counted as dropped, and sets of
                 the next `sfm.retry_period_s` are not tried.
+            EngineError: a network failed; in the bootstrap the same holds.
         """
         self.sets_received += 1
         bootstrapped = False
@@ -189,7 +235,7 @@ class MappingPipeline:
                     "scale: scale.require_metric is set, but nothing gives the scale; give "
                     "rig_from_camera of two cameras (rig_file or TF) or scale.metres_per_unit"
                 )
-        except AlignmentError as error:
+        except (AlignmentError, EngineError) as error:
             self.state = PipelineState.FAILED
             self.failure = str(error)
             self.dropped["bootstrap failed"] += 1
@@ -197,6 +243,7 @@ class MappingPipeline:
             raise
         with self.timings.measure("prepare depth"):
             self.depth_estimator.prepare(scene)
+        self._seed(unscaled, scene)
         self.scene = scene
         self.state = PipelineState.MAPPING
         self.failure = ""
@@ -207,6 +254,13 @@ class MappingPipeline:
             scene.scale,
         )
         return True
+
+    def _seed(self, unscaled: UnscaledScene, scene: AlignedScene) -> None:
+        """Begin the map with the depth of a dense bootstrap, which later depth is fitted to."""
+        depth_maps = dense_depth_maps(unscaled, scene)
+        if depth_maps:
+            with self.timings.measure("seed"):
+                self.map.fuse(depth_maps, bootstrap=True)
 
     def _waits(self, stamp_ns: int) -> bool:
         """Whether the last failure is too recent; one in the future is of a clock set back."""
@@ -267,6 +321,7 @@ class MappingPipeline:
             },
             "bootstrapper": scene.bootstrapper if scene else self.config.bootstrap,
             "depth_estimator": self.depth_estimator.name,
+            "engines": {name: dataclasses.asdict(engine) for name, engine in self.engines.items()},
         }
 
     def _camera_report(self) -> dict[str, Any]:
