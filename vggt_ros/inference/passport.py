@@ -2,18 +2,22 @@
 
 It lies beside the engine as `<engine file>.json`. Whoever runs an engine reads from here what a
 name or a shape cannot tell: how the input is normalised, what depth means, the effective
-precision. Nothing of it is guessed.
+precision. Nothing of it is guessed. The seal is a hash over all fields: it shows an edit or a
+damaged file, and is no signature.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vggt_ros.errors import EngineError
+from vggt_ros.export.files import write_text
 
 FORMAT = 1
 """Of the file; readers refuse others."""
@@ -21,6 +25,9 @@ FORMAT = 1
 FAMILIES = ("vggt", "depth_anything")
 NORMALISATIONS = ("zero_to_one", "imagenet")
 """Of the input: RGB in [0, 1] (the rest is inside), or that less mean over deviation."""
+
+_SAMPLES = re.compile(r'\[\n[^"\[\]{}]*\]')
+"""Lists of numbers, which are written on one line."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ class Golden:
     recipe: str
     """Name of a generator in `inference.golden`."""
     seed: int
+    input_shape: tuple[int, ...]
+    """What the input was drawn for; the engine's own may have free sizes."""
     input_sha256: str
     outputs: tuple[GoldenOutput, ...]
     reference: str
@@ -115,8 +124,18 @@ class Passport:
     opset: int = 0
     created: str = ""
     """UTC, ISO 8601."""
+    data_files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of further files by name, such as the weights of a large ONNX graph."""
     notes: dict[str, str] = field(default_factory=dict)
+    """`source`: name of the file it was made from; `checkpoint`; `warning`: for people."""
+    seal: str = ""
+    """Over all other fields; written by `to_json`."""
     format: int = FORMAT
+
+    @property
+    def free_sizes(self) -> bool:
+        """Whether an input takes more than one shape."""
+        return any(-1 in tensor.shape for tensor in self.inputs)
 
 
 def passport_path(engine: str | Path) -> Path:
@@ -124,19 +143,45 @@ def passport_path(engine: str | Path) -> Path:
     return Path(f"{engine}.json")
 
 
+def seal_of(passport: Passport) -> str:
+    """The hash that `seal` must be."""
+    fields = {**dataclasses.asdict(passport), "seal": ""}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
 def to_json(passport: Passport) -> str:
-    """Text of the file."""
-    return json.dumps(dataclasses.asdict(passport), indent=2) + "\n"
+    """Text of the file, sealed."""
+    sealed = {**dataclasses.asdict(passport), "seal": seal_of(passport)}
+    return _SAMPLES.sub(_one_line, json.dumps(sealed, indent=2)) + "\n"
+
+
+def write_passport(engine: str | Path, passport: Passport) -> Path:
+    """Write the passport beside an engine, atomically.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        ExportError: it cannot be written; what stood there is untouched.
+    """
+    path = passport_path(engine)
+    write_text(path, to_json(passport))
+    return path
+
+
+def _one_line(match: re.Match[str]) -> str:
+    return " ".join(match[0].split())
 
 
 def read_passport(engine: str | Path) -> Passport:
     """Read the passport that lies beside an engine.
 
     Raises:
-        EngineError: there is none, or it is not one; the message has the mending command.
+        EngineError: there is none, it is not one, or it was edited; the message has the mending
+            command.
     """
     path = passport_path(engine)
-    mend = f"make the engine anew, or: vggt-ros engine verify {engine}"
+    mend = f"make {Path(engine).name} anew: vggt-ros engine {_maker(engine)}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -150,9 +195,21 @@ def read_passport(engine: str | Path) -> Passport:
             raise EngineError(
                 f"{path}: expected passport format {FORMAT}, got {content['format']}; {mend}"
             )
-        return _build(content)
-    except (KeyError, TypeError, ValueError) as error:
+        passport = _build(content)
+        expected = seal_of(passport)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EngineError(f"{path}: not a passport ({error!r}); {mend}") from error
+    if passport.seal != expected:
+        raise EngineError(
+            f"{path}: seal: expected {expected[:12]}, found '{passport.seal[:12]}': the passport "
+            f"was edited or damaged; {mend}"
+        )
+    return passport
+
+
+def _maker(engine: str | Path) -> str:
+    """The sub-command that makes such a file."""
+    return "build" if Path(engine).suffix in (".engine", ".plan") else "export"
 
 
 def _build(content: dict[str, Any]) -> Passport:
@@ -179,4 +236,5 @@ def _golden(content: dict[str, Any]) -> Golden:
         GoldenOutput(**{**o, "indices": tuple(o["indices"]), "values": tuple(o["values"])})
         for o in content["outputs"]
     )
-    return Golden(**{**content, "outputs": outputs})
+    shape = tuple(content["input_shape"])
+    return Golden(**{**content, "input_shape": shape, "outputs": outputs})

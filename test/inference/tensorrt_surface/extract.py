@@ -1,0 +1,205 @@
+"""Write what NVIDIA's Python bindings really offer into small JSON files beside this script.
+
+    python test/inference/tensorrt_surface/extract.py
+
+TensorRT's libraries need gigabytes and a GPU; its bindings are one shared object that loads over
+a dozen C functions. They are fetched from PyPI, loaded over stubs of those functions in a process
+of their own, and read: classes, members, which properties can be set, enum values, signatures.
+Needs pip, a C compiler and a CPython that the wheels are made for, on x86-64 Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TENSORRT = ("10.16.1.11", "11.4.0.106")
+CUDA_BINDINGS = "13.5.0"
+
+_STUBS = {
+    "nvinfer": (
+        "createInferBuilder_INTERNAL",
+        "createInferRefitter_INTERNAL",
+        "createInferRuntime_INTERNAL",
+        "getBuilderPluginRegistry",
+        "getPluginRegistry",
+    ),
+    "nvinfer_plugin": ("initLibNvInferPlugins",),
+    "nvonnxparser": (
+        "createNvOnnxParserRefitter_INTERNAL",
+        "createNvOnnxParser_INTERNAL",
+        "getNvOnnxParserVersion",
+    ),
+}
+"""Undefined symbols of the bindings, by the library that has them; each returns null."""
+
+_LEFT_OUT = re.compile(r"Layer$|Plugin|Dims[A-Z]|SymExpr|Calibrator|^IAlgorithm")
+"""Classes for those who build networks by hand; nothing here does."""
+
+
+def fetch(requirement: str, folder: Path) -> None:
+    """Download a wheel through pip and unpack it."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    wheels = folder / "wheels"
+    subprocess.run([*pip, "--no-deps", "--dest", str(wheels), requirement], check=True)
+    for wheel in wheels.glob("*.whl"):
+        zipfile.ZipFile(wheel).extractall(folder)
+
+
+def make_stubs(folder: Path, major: str) -> None:
+    """Compile the libraries that the bindings of one major version ask for."""
+    for library, symbols in _STUBS.items():
+        source = "\n".join(f"void *{symbol}(void) {{ return 0; }}" for symbol in symbols)
+        name = f"lib{library}.so.{major}"
+        # -fPIC -shared with the soname under which the loader then knows it as loaded
+        subprocess.run(
+            ["cc", "-x", "c", "-", "-shared", "-fPIC", f"-Wl,-soname,{name}"]
+            + ["-o", str(folder / name)],
+            input=source.encode(),
+            check=True,
+        )
+
+
+def read_tensorrt(folder: Path) -> dict:
+    """Load the bindings that lie in a folder, with their stubs, and describe them."""
+    import ctypes
+
+    for stub in sorted(folder.glob("lib*.so.*")):
+        ctypes.CDLL(str(stub), mode=ctypes.RTLD_GLOBAL)
+    sys.path.insert(0, str(folder))
+    import tensorrt_bindings as trt
+
+    names = {name: getattr(trt, name) for name in dir(trt) if not name.startswith("_")}
+    classes, functions, constants = {}, {}, {}
+    for name, value in names.items():
+        if isinstance(value, type) and not _LEFT_OUT.search(name):
+            classes[name] = describe_class(value)
+        elif callable(value) and not isinstance(value, type):
+            functions[name] = signatures(value)
+        elif not isinstance(value, type) and not hasattr(value, "__path__") and type(value).__name__ != "module":
+            constants[name] = type(value).__name__
+    return {
+        "version": trt.__version__,
+        "classes": classes,
+        "functions": functions,
+        "constants": constants,
+    }
+
+
+def describe_class(cls: type) -> dict:
+    """Members of a class and of those it inherits from."""
+    described: dict = {"bases": [b.__name__ for b in cls.__mro__[1:] if b is not object]}
+    members = getattr(cls, "__members__", None)
+    if isinstance(members, dict) or (members is not None and hasattr(members, "keys")):
+        described["enum"] = {name: int(members[name]) for name in members}
+    described["init"] = signatures(cls.__init__)
+    methods, properties, attributes = {}, {}, []
+    for name in dir(cls):
+        if name.startswith("_") or name in described.get("enum", ()):
+            continue
+        # plainly from the class's own dictionaries: a property's value would need an object
+        raw = next(c.__dict__[name] for c in cls.__mro__ if name in c.__dict__)
+        if isinstance(raw, property):
+            properties[name] = "rw" if raw.fset is not None else "r"
+        elif isinstance(raw, type):
+            attributes.append(name)
+        elif callable(raw) or isinstance(raw, staticmethod | classmethod):
+            methods[name] = signatures(getattr(cls, name))
+        else:
+            attributes.append(name)
+    special = [n for n in ("__getitem__", "__len__", "__buffer__", "__iter__") if hasattr(cls, n)]
+    return described | {
+        "methods": methods,
+        "properties": properties,
+        "attributes": attributes,
+        "special": special,
+    }
+
+
+def signatures(function: object) -> list[str]:
+    """Signatures of a pybind11 function, as its docstring gives them; without module names."""
+    name = getattr(function, "__name__", "")
+    found = []
+    for line in (getattr(function, "__doc__", None) or "").splitlines():
+        line = re.sub(r"^\d+\. ", "", line.strip())
+        if line.startswith(f"{name}(") and "->" in line:
+            line = re.sub(r"\b(?:tensorrt(?:_bindings)?\.)+", "", line)
+            found.append(re.sub(r" object at 0x[0-9a-f]+", "", line))
+    return [s for s in found if "(*args, **kwargs)" not in s]
+
+
+def read_cuda(folder: Path) -> dict:
+    """Names of `cuda.bindings.runtime`, with the signatures of its functions."""
+    sys.path.insert(0, str(folder))
+    import cuda.bindings
+    from cuda.bindings import runtime
+
+    functions, enums = {}, {}
+    for name in dir(runtime):
+        value = getattr(runtime, name)
+        if not name.startswith("cuda"):
+            continue
+        if isinstance(value, type):
+            members = getattr(value, "__members__", None)
+            if members:
+                enums[name] = {key: int(member) for key, member in members.items()}
+        elif callable(value):
+            functions[name] = (value.__doc__ or "").split("\n", 1)[0]
+    wanted = ("cudaError_t", "cudaMemcpyKind")
+    return {
+        "version": cuda.bindings.__version__,
+        "functions": functions,
+        "enums": {name: enums[name] for name in wanted},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)  # the inner process
+    parser.add_argument("--kind", choices=("tensorrt", "cuda"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.read:
+        read = read_tensorrt if args.kind == "tensorrt" else read_cuda
+        print(json.dumps(read(args.read)))
+        return 0
+    for version in TENSORRT:
+        major = version.split(".")[0]
+        with tempfile.TemporaryDirectory() as name:
+            fetch(f"tensorrt-cu13-bindings=={version}", Path(name))
+            make_stubs(Path(name), major)
+            write(f"tensorrt_{major}.json", inner(name, "tensorrt"))
+    with tempfile.TemporaryDirectory() as name:
+        fetch(f"cuda-bindings=={CUDA_BINDINGS}", Path(name))
+        fetch("cuda-pathfinder", Path(name))
+        write("cuda_bindings.json", inner(name, "cuda"))
+    return 0
+
+
+def inner(folder: str, kind: str) -> dict:
+    """Read in a process of its own: one process cannot load two versions."""
+    command = [sys.executable, __file__, "--read", folder, "--kind", kind]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def write(name: str, surface: dict) -> None:
+    # one class or function a line: small, and a new version shows as a readable difference
+    parts = []
+    for key, value in surface.items():
+        if isinstance(value, dict):
+            lines = [f"  {json.dumps(k)}: {json.dumps(value[k])}" for k in sorted(value)]
+            parts.append(f" {json.dumps(key)}: {{\n" + ",\n".join(lines) + "\n }")
+        else:
+            parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    (HERE / name).write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+    print(f"wrote {HERE / name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
