@@ -79,9 +79,7 @@ class OpenVinoBackend:
             try:
                 results = request.infer(feed, share_inputs=True)
                 # copies: the request writes into the same memory the next time
-                return {
-                    spec.name: np.array(results[k]) for k, spec in enumerate(self.outputs)
-                }
+                return {spec.name: np.array(results[k]) for k, spec in enumerate(self.outputs)}
             except RuntimeError as error:
                 raise EngineError(f"{self._engine}: {_reason(error)}") from error
 
@@ -119,7 +117,9 @@ def _spec(port: Any) -> TensorSpec:
     shape = tuple(
         None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
     )
-    return TensorSpec(port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()).name)
+    return TensorSpec(
+        port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()).name
+    )
 
 
 def _reason(error: RuntimeError) -> str:

@@ -66,7 +66,9 @@ def open_file(path: Path, options: BackendOptions) -> TorchBackend:
         raise EngineError(
             f"{path}: the weights do not go to {device}: {first_line(error)}"
         ) from error
-    return TorchBackend(torch, path, network, device, precision, inputs, outputs, has_batch, options)
+    return TorchBackend(
+        torch, path, network, device, precision, inputs, outputs, has_batch, options
+    )
 
 
 class TorchBackend:
@@ -116,9 +118,7 @@ class TorchBackend:
                 arrays = [value.float().cpu().numpy().copy() for value in computed]
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 raise EngineError(f"{self._engine}: {first_line(error)}") from error
-        return {
-            spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)
-        }
+        return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
 
     def close(self) -> None:
         """Drop the weights; see `backend.Backend.close`."""
