@@ -102,7 +102,10 @@ def test_subclasses_stay_what_they_are():
         ({"cameras": [1]}, r"expected a list of texts, got \[1\]"),
         ({"cameras": ["a", "a"]}, "'a' is there twice"),
         ({"cameras": ["a b"]}, "without blanks and dots, got 'a b'"),
-        ({"bootstrap": "sfn"}, r"expected one of sfm, rig, vggt, got 'sfn' \(did you mean 'sfm'\?\)"),
+        (
+            {"bootstrap": "sfn"},
+            r"expected one of sfm, rig, vggt, got 'sfn' \(did you mean 'sfm'\?\)",
+        ),
         (
             {"cameras": ["front"], "camera.frnt.frame_id": "x"},
             r"no camera 'frnt' \(did you mean 'front'\?\); cameras: front",

@@ -117,7 +117,6 @@ class MappingPipeline:
             ConfigError: an engine is chosen but not named.
             EngineError: an engine cannot be used; none stays open then.
         """
-        self.open_engines()
         try:
             self.open_engines()
             with _unheard():

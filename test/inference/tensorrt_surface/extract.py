@@ -83,7 +83,11 @@ def read_tensorrt(folder: Path) -> dict:
             classes[name] = describe_class(value)
         elif callable(value) and not isinstance(value, type):
             functions[name] = signatures(value)
-        elif not isinstance(value, type) and not hasattr(value, "__path__") and type(value).__name__ != "module":
+        elif (
+            not isinstance(value, type)
+            and not hasattr(value, "__path__")
+            and type(value).__name__ != "module"
+        ):
             constants[name] = type(value).__name__
     return {
         "version": trt.__version__,
