@@ -32,6 +32,8 @@ ENGINE_SUFFIXES = (".engine", ".plan", ".onnx", ".xml")
 PRECISION_ORDER = ("fp16", "bf16", "fp32", "int8", "fp8", "nvfp4")
 """The automatic choice. Quantised engines come last and only with a recorded parity that passes:
 a name proves nothing, and on current GPUs they were not faster (docs/engines.md)."""
+_PASSES = (".NOSEQ", ".simp", ".opset")
+"""Ends of the names of graphs on the way to one; they have no passport and are not listed."""
 QUANTISED = ("int8", "fp8", "nf4", "fp4", "nvfp4")
 
 BARE = "bare checkpoint: not converted, no golden output to verify"
@@ -214,8 +216,11 @@ def list_engines(folder: str | Path) -> list[Listed]:
         )
     found = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix in ENGINE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-            found.append(_listed(path))
+        hidden = path.name.startswith(".") or path.parent.name.startswith(".")
+        if path.suffix in ENGINE_SUFFIXES and not hidden and path.is_file():
+            listed = _listed(path)
+            if listed.passport or not path.stem.endswith(_PASSES):
+                found.append(listed)
     return found
 
 

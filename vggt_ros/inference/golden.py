@@ -38,6 +38,16 @@ TOLERANCE = {
 what the tiny network shows (docs/engines.md), so that another card passes and a wrong engine,
 whose error is near 1, does not."""
 
+QUANT_MODE_TOLERANCE = {
+    "torch-int8-dynamic": 5e-2,
+    "bitsandbytes-8bit": 5e-2,
+    "bitsandbytes-nf4": 2.5e-1,
+    "bitsandbytes-fp4": 2.5e-1,
+    "modelopt-fp8": 1e-1,
+    "modelopt-nvfp4": 2.5e-1,
+}
+"""The same for quantised weights, whatever computes with them."""
+
 _OCTAVES = ((64, 4), (32, 2), (16, 1), (4, 1))
 """Period [px] and weight of each; the weights add up to 8."""
 _SHIFT_PX = 6

@@ -21,8 +21,6 @@ _QUANTISED = {2: "int8", 3: "int8", 17: "fp8", 18: "fp8", 19: "fp8", 20: "fp8", 
 _BYTES = 2
 """Wire type of strings, messages and packed numbers."""
 
-_Buffer = memoryview
-
 
 @dataclass
 class OnnxNumbers:
@@ -54,7 +52,7 @@ def read_numbers(path: Path) -> OnnxNumbers:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             view = memoryview(data)
             try:
-                graphs = [value for number, value in _fields(view) if number == 7]
+                graphs = [v for k, v in _fields(view) if k == 7 and isinstance(v, memoryview)]
                 if not graphs:
                     raise ValueError("no graph in it")
                 for graph in graphs:
@@ -70,31 +68,33 @@ def read_numbers(path: Path) -> OnnxNumbers:
     return numbers
 
 
-def _read_graph(graph: _Buffer, numbers: OnnxNumbers) -> None:
+def _read_graph(graph: memoryview, numbers: OnnxNumbers) -> None:
+    """Field 5 holds the weights, 1 the nodes."""
     for number, value in _fields(graph):
-        if number == 5:
+        if number == 5 and isinstance(value, memoryview):
             _read_tensor(value, numbers)
-        elif number == 1:
+        elif number == 1 and isinstance(value, memoryview):
             _read_node(value, numbers)
 
 
-def _read_node(node: _Buffer, numbers: OnnxNumbers) -> None:
+def _read_node(node: memoryview, numbers: OnnxNumbers) -> None:
+    """Field 4 is the operator, 5 the attributes, of which 5 in turn is a tensor."""
     kind, attributes = "", []
     for number, value in _fields(node):
-        if number == 4:
+        if number == 4 and isinstance(value, memoryview):
             kind = bytes(value).decode("utf-8", "replace")
-        elif number == 5:
+        elif number == 5 and isinstance(value, memoryview):
             attributes.append(value)
     if "Quantize" in kind or kind.endswith("Integer"):
         numbers.operators.add(kind)
     for attribute in attributes if kind == "Constant" else ():
         for number, value in _fields(attribute):
-            if number == 5:
+            if number == 5 and isinstance(value, memoryview):
                 _read_tensor(value, numbers)
 
 
-def _read_tensor(tensor: _Buffer, numbers: OnnxNumbers) -> None:
-    """dims = 1, data_type = 2; weights beside the file have both as well."""
+def _read_tensor(tensor: memoryview, numbers: OnnxNumbers) -> None:
+    """Fields: dims = 1, data_type = 2; weights beside the file have both as well."""
     elements, kind = 1, 0
     for number, value in _fields(tensor):
         if number == 1:
@@ -107,15 +107,15 @@ def _read_tensor(tensor: _Buffer, numbers: OnnxNumbers) -> None:
         numbers.elements[name] = numbers.elements.get(name, 0) + elements
 
 
-def _fields(message: _Buffer) -> Iterator[tuple[int, _Buffer]]:
-    """Numbers and values of the fields of a message; integers come as int."""
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Numbers and values of the fields of a message; what has a length is a view of it."""
     at, end = 0, len(message)
     while at < end:
         key, at = _varint(message, at)
         number, wire = key >> 3, key & 7
         if wire == 0:
             value, at = _varint(message, at)
-            yield number, value  # type: ignore[misc]
+            yield number, value
         elif wire == _BYTES:
             size, at = _varint(message, at)
             if at + size > end:
@@ -128,14 +128,14 @@ def _fields(message: _Buffer) -> Iterator[tuple[int, _Buffer]]:
             raise ValueError(f"unknown wire type {wire}")
 
 
-def _packed(data: _Buffer) -> Iterator[int]:
+def _packed(data: memoryview) -> Iterator[int]:
     at = 0
     while at < len(data):
         value, at = _varint(data, at)
         yield value
 
 
-def _varint(data: _Buffer, at: int) -> tuple[int, int]:
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]

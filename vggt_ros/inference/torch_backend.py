@@ -51,7 +51,7 @@ def open_file(path: Path, options: BackendOptions) -> TorchBackend:
     if _model_type(path) == "depth_anything":
         network, precision = _load_depth_anything(torch, path, options.precision)
         inputs = (TensorSpec("images", (None, 3, None, None), "float32"),)
-        outputs = (TensorSpec("depth", (None, None, None), "float32"),)
+        outputs: tuple[TensorSpec, ...] = (TensorSpec("depth", (None, None, None), "float32"),)
         has_batch = True
     else:
         network, precision = _load_vggt(torch, path, options.precision)

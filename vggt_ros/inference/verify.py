@@ -98,7 +98,7 @@ def mending_command(engine: str | Path, passport: Passport) -> str:
     views = f" --num-cams {golden[-4]}" if len(golden) >= 4 else ""
     return (
         f"vggt-ros engine export {checkpoint}{views}{sizes} "
-        f"--precision {passport.precision.requested} --out {path}"
+        f"--precision {passport.precision.requested} --out {path.parent}"
     )
 
 
@@ -142,7 +142,9 @@ def open_verified(
         raise EngineError(f"{path}: expected an engine, found nothing there")
     passport = read_passport(path)
     check_files(path, passport)
-    notes = check_machine(path, passport, chosen, (facts or this_machine)(chosen))
+    device = options.device if options else "auto"
+    here = facts(chosen) if facts else this_machine(chosen, device)
+    notes = check_machine(path, passport, chosen, here)
     opened = open_backend(path, chosen, options)
     try:
         check_interface(path, passport, opened)
@@ -206,10 +208,11 @@ def check_machine(
         raise EngineError(f"{path}: backend: expected {made.backend}, found {backend}; {mend}")
     if backend not in TENSORRT:
         return ()
-    if made.version != here.version:
-        major = made.version.split(".")[0] != here.version.split(".")[0]
+    same_major = made.version.split(".")[0] == here.version.split(".")[0]
+    compatible = same_major and passport.notes.get("version_compatible") == "true"
+    if made.version != here.version and not compatible:
         raise EngineError(
-            f"{path}: TensorRT {'major version' if major else 'version'}: expected "
+            f"{path}: TensorRT {'version' if same_major else 'major version'}: expected "
             f"{made.version}, found {here.version or 'none'}; an engine runs only with the "
             f"version that built it; {mend}"
         )
@@ -218,7 +221,11 @@ def check_machine(
             f"{path}: GPU architecture: expected {made.compute_capability} ({made.gpu}), found "
             f"{here.compute_capability or 'none'} ({here.gpu or 'no GPU'}); {mend}"
         )
-    pairs = (("GPU", made.gpu, here.gpu), ("driver", made.driver, here.driver))
+    pairs = (
+        ("TensorRT", made.version, here.version),
+        ("GPU", made.gpu, here.gpu),
+        ("driver", made.driver, here.driver),
+    )
     return tuple(f"{what}: built on {a}, here {b}" for what, a, b in pairs if a != b)
 
 
@@ -307,7 +314,7 @@ def run_golden(
     return errors, seconds
 
 
-def this_machine(backend: str) -> Runtime:
+def this_machine(backend: str, device: str = "auto") -> Runtime:
     """What a back end would run on here; only TensorRT's is looked up.
 
     Raises:
@@ -315,7 +322,12 @@ def this_machine(backend: str) -> Runtime:
     """
     if backend not in TENSORRT:
         return Runtime(backend, "")
-    from vggt_ros.inference.tensorrt_backend import runtime_facts
+    from vggt_ros.inference.cuda_memory import open_cuda
+    from vggt_ros.inference.devices import cuda_index
+    from vggt_ros.inference.tensorrt_module import import_tensorrt
 
-    facts: Runtime = runtime_facts(backend)
-    return facts
+    version = import_tensorrt(backend).__version__
+    opened = open_cuda(cuda_index("cuda:0" if device == "auto" else device) or 0)
+    gpu = opened.facts
+    opened.close()
+    return Runtime(backend, version, gpu.name, gpu.compute_capability, gpu.driver)

@@ -20,25 +20,42 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TENSORRT = ("10.16.1.11", "11.4.0.106")
 CUDA_BINDINGS = "13.5.0"
 
-_STUBS = {
-    "nvinfer": (
-        "createInferBuilder_INTERNAL",
-        "createInferRefitter_INTERNAL",
-        "createInferRuntime_INTERNAL",
-        "getBuilderPluginRegistry",
-        "getPluginRegistry",
-    ),
-    "nvinfer_plugin": ("initLibNvInferPlugins",),
-    "nvonnxparser": (
-        "createNvOnnxParserRefitter_INTERNAL",
-        "createNvOnnxParser_INTERNAL",
-        "getNvOnnxParserVersion",
+_INFER = (
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getPluginRegistry",
+)
+_PARSER = (
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getNvOnnxParserVersion",
+)
+"""Undefined symbols of the bindings; each stub returns null."""
+_PLUGIN = ("initLibNvInferPlugins",)
+
+
+def _libraries(major: int) -> dict[str, tuple[str, ...]]:
+    return {
+        f"libnvinfer.so.{major}": _INFER,
+        f"libnvinfer_plugin.so.{major}": _PLUGIN,
+        f"libnvonnxparser.so.{major}": _PARSER,
+    }
+
+
+TENSORRT = {
+    "tensorrt_10": ("tensorrt-cu13-bindings==10.16.1.11", "tensorrt_bindings", _libraries(10)),
+    "tensorrt_11": ("tensorrt-cu13-bindings==11.4.0.106", "tensorrt_bindings", _libraries(11)),
+    "tensorrt_rtx": (
+        "tensorrt-rtx-cu13-bindings==1.7.1.116",
+        "tensorrt_rtx_bindings",
+        {"libtensorrt_rtx.so.1": _INFER, "libtensorrt_onnxparser_rtx.so.1": _PARSER},
     ),
 }
-"""Undefined symbols of the bindings, by the library that has them; each returns null."""
+"""Package, module, and the libraries that it asks for, by the name of the file written."""
 
 _LEFT_OUT = re.compile(r"Layer$|Plugin|Dims[A-Z]|SymExpr|Calibrator|^IAlgorithm")
 """Classes for those who build networks by hand; nothing here does."""
@@ -53,12 +70,11 @@ def fetch(requirement: str, folder: Path) -> None:
         zipfile.ZipFile(wheel).extractall(folder)
 
 
-def make_stubs(folder: Path, major: str) -> None:
-    """Compile the libraries that the bindings of one major version ask for."""
-    for library, symbols in _STUBS.items():
+def make_stubs(folder: Path, libraries: dict[str, tuple[str, ...]]) -> None:
+    """Compile the libraries that the bindings ask for."""
+    for name, symbols in libraries.items():
         source = "\n".join(f"void *{symbol}(void) {{ return 0; }}" for symbol in symbols)
-        name = f"lib{library}.so.{major}"
-        # -fPIC -shared with the soname under which the loader then knows it as loaded
+        # with a soname the loader knows it as loaded
         subprocess.run(
             ["cc", "-x", "c", "-", "-shared", "-fPIC", f"-Wl,-soname,{name}"]
             + ["-o", str(folder / name)],
@@ -67,15 +83,15 @@ def make_stubs(folder: Path, major: str) -> None:
         )
 
 
-def read_tensorrt(folder: Path) -> dict:
+def read_tensorrt(folder: Path, module: str) -> dict:
     """Load the bindings that lie in a folder, with their stubs, and describe them."""
     import ctypes
+    from importlib import import_module
 
     for stub in sorted(folder.glob("lib*.so.*")):
         ctypes.CDLL(str(stub), mode=ctypes.RTLD_GLOBAL)
     sys.path.insert(0, str(folder))
-    import tensorrt_bindings as trt
-
+    trt = import_module(module)
     names = {name: getattr(trt, name) for name in dir(trt) if not name.startswith("_")}
     classes, functions, constants = {}, {}, {}
     for name, value in names.items():
@@ -134,7 +150,7 @@ def signatures(function: object) -> list[str]:
     for line in (getattr(function, "__doc__", None) or "").splitlines():
         line = re.sub(r"^\d+\. ", "", line.strip())
         if line.startswith(f"{name}(") and "->" in line:
-            line = re.sub(r"\b(?:tensorrt(?:_bindings)?\.)+", "", line)
+            line = re.sub(r"\b(?:tensorrt(?:_rtx)?(?:_bindings)?\.)+", "", line)
             found.append(re.sub(r" object at 0x[0-9a-f]+", "", line))
     return [s for s in found if "(*args, **kwargs)" not in s]
 
@@ -145,7 +161,7 @@ def read_cuda(folder: Path) -> dict:
     import cuda.bindings
     from cuda.bindings import runtime
 
-    functions, enums = {}, {}
+    functions, enums, constants = {}, {}, {}
     for name in dir(runtime):
         value = getattr(runtime, name)
         if not name.startswith("cuda"):
@@ -154,41 +170,44 @@ def read_cuda(folder: Path) -> dict:
             members = getattr(value, "__members__", None)
             if members:
                 enums[name] = {key: int(member) for key, member in members.items()}
+        elif isinstance(value, int):
+            constants[name] = value
         elif callable(value):
             functions[name] = (value.__doc__ or "").split("\n", 1)[0]
     wanted = ("cudaError_t", "cudaMemcpyKind")
     return {
         "version": cuda.bindings.__version__,
         "functions": functions,
+        "constants": constants,
         "enums": {name: enums[name] for name in wanted},
+        "properties": [n for n in dir(runtime.cudaDeviceProp) if not n.startswith("_")],
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)  # the inner process
-    parser.add_argument("--kind", choices=("tensorrt", "cuda"), help=argparse.SUPPRESS)
+    parser.add_argument("--module", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.read:
-        read = read_tensorrt if args.kind == "tensorrt" else read_cuda
-        print(json.dumps(read(args.read)))
+        surface = read_tensorrt(args.read, args.module) if args.module else read_cuda(args.read)
+        print(json.dumps(surface))
         return 0
-    for version in TENSORRT:
-        major = version.split(".")[0]
+    for file, (requirement, module, libraries) in TENSORRT.items():
         with tempfile.TemporaryDirectory() as name:
-            fetch(f"tensorrt-cu13-bindings=={version}", Path(name))
-            make_stubs(Path(name), major)
-            write(f"tensorrt_{major}.json", inner(name, "tensorrt"))
+            fetch(requirement, Path(name))
+            make_stubs(Path(name), libraries)
+            write(f"{file}.json", inner(name, "--module", module))
     with tempfile.TemporaryDirectory() as name:
         fetch(f"cuda-bindings=={CUDA_BINDINGS}", Path(name))
         fetch("cuda-pathfinder", Path(name))
-        write("cuda_bindings.json", inner(name, "cuda"))
+        write("cuda_bindings.json", inner(name))
     return 0
 
 
-def inner(folder: str, kind: str) -> dict:
+def inner(folder: str, *arguments: str) -> dict:
     """Read in a process of its own: one process cannot load two versions."""
-    command = [sys.executable, __file__, "--read", folder, "--kind", kind]
+    command = [sys.executable, __file__, "--read", folder, *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
