@@ -288,6 +288,13 @@ class PlaneSweepConfig:
 class AlignConfig:
     """`align.*`: depth to map."""
 
+    model: str = parameter(
+        "auto",
+        "depth z from a prediction v (depth, or 1 / disparity); scale: z = s*v, of disparities "
+        "1/z = s/v; scale_shift: z = s*v + t; invdepth_scale_shift: 1/z = s/v + t; auto: by the "
+        "kind of the prediction",
+        choices=("auto", "scale", "scale_shift", "invdepth_scale_shift"),
+    )
     min_pixels: int = parameter(200, "fewer compared pixels reject the fit", low=10)
     min_inlier_fraction: float = parameter(
         0.5, "fewer inliers reject the fit", low=0.0, high=1.0, runtime=True
@@ -299,7 +306,23 @@ class AlignConfig:
         0.1, "larger median relative error rejects the fit", low=0.0, high=10.0, runtime=True
     )
     smoothing: float = parameter(
-        0.3, "weight of a new fit against the camera's filtered one; 1: no filter", low=0.0, high=1
+        0.3,
+        "least weight of a new fit against the camera's filtered one; 1: no filter",
+        low=0.0,
+        high=1.0,
+    )
+    max_disagreement: float = parameter(
+        0.1,
+        "median relative difference from the depth of another camera that sees the same; who "
+        "contradicts more cameras is held or rejected; 0: not compared",
+        low=0.0,
+        high=0.9,
+        runtime=True,
+    )
+    calibration_file: str = parameter(
+        "",
+        "JSON {camera: [scale, shift]}: read at the start if it exists, written at the end; "
+        "empty: none",
     )
     seed: int = parameter(0, "seed of RANSAC", low=0)
 

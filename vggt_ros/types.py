@@ -233,6 +233,8 @@ class DepthAlignment:
     compared_pixels: int
     accepted: bool
     reason: str = ""
+    model: str = ""
+    """How scale and shift are meant (`align.model`); empty for depth that is not fitted."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,6 +84,12 @@ class StubPipeline:
         if "slow_prepare" in self.words:
             time.sleep(5.0)
 
+    def load_calibration(self):
+        pass
+
+    def save_calibration(self):
+        pass
+
     def set_rig(self, rig):
         self.rig = rig
 

@@ -120,6 +120,7 @@ class Outcome:
         write_text(out / results.CONFIG, dump_config(self.config))
         write_json(out / results.TIMINGS, self.pipeline.timings.summary())
         write_json(out / results.REPORT, self.report())
+        self.pipeline.save_calibration()
 
     def summary(self) -> str:
         """A table for the terminal."""
@@ -160,6 +161,7 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         rig = chosen.rig
         config = replace(config, cameras=list(rig.names))
         pipeline = MappingPipeline(config, rig)
+        pipeline.load_calibration()
         stack.callback(pipeline.close)
         pipeline.open_engines()  # before the bag is read: it is what may fail
         ingest = stack.enter_context(

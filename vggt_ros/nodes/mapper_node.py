@@ -167,6 +167,7 @@ class Mapper(LifecycleNode):
         config = self._resolved
         self.get_logger().info(f"configuration: {dataclasses.asdict(config)}")
         pipeline = self._pipeline_factory(config)
+        pipeline.load_calibration()
         self._prepare(pipeline)
         self._pipeline = pipeline
         self._frames = listen(self, self._inputs_group)
@@ -247,7 +248,9 @@ class Mapper(LifecycleNode):
             self._jump_handle = None
         if self._worker is not None:
             idle = self._worker.stop(STOP_TIMEOUT_S)
-            if not idle:  # it still computes; its engines end with the process
+            if idle:
+                self._save_calibration(self._worker.pipeline)
+            else:  # it still computes; its engines end with the process
                 self._pipeline = None
             self._finished = idle and self._finished
             self._worker = None
@@ -262,6 +265,12 @@ class Mapper(LifecycleNode):
             self._frames = None
         self._calibration = None
         self._state = MapStatus.STATE_UNCONFIGURED
+
+    def _save_calibration(self, pipeline: Any) -> None:
+        try:
+            pipeline.save_calibration()
+        except VggtRosError as error:  # nothing else of the clean-up depends on it
+            self.get_logger().error(f"align.calibration_file: {error}")
 
     def _autostart(self) -> None:
         self.destroy_timer(self._start_timer)

@@ -8,8 +8,9 @@ import enum
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.surfel_map import SurfelMap
-from vggt_ros.pipeline.align_depth import DepthAligner, reference_from_points
+from vggt_ros.pipeline.align_depth import DepthAligner
 from vggt_ros.pipeline.align_scene import align_scene, dense_depth_maps
 from vggt_ros.pipeline.bootstrap import FROM_RIG, make_bootstrapper
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.depth import make_depth_estimator
+from vggt_ros.pipeline.reference_depth import reference_from_points
 from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator, EngineInUse, EngineUser
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.pipeline.warm_up import plane_frame_set, warm_up_config, warm_up_stages
@@ -176,6 +178,28 @@ class MappingPipeline:
         self._collected.clear()
         self._failed_at_ns = None
 
+    def load_calibration(self) -> None:
+        """Begin with each camera's scale and shift in `align.calibration_file`, if it exists.
+
+        Raises:
+            ConfigError: the file is no JSON or has impossible entries.
+        """
+        path = self.config.align.calibration_file
+        if path and Path(path).exists():
+            self.aligner.load(path)
+            log.info("align: scale and shift of %d cameras from %s", self.aligner.known, path)
+
+    def save_calibration(self) -> None:
+        """Write `align.calibration_file`; nothing where none is named or nothing was fitted.
+
+        Raises:
+            ExportError: the file cannot be written.
+        """
+        path = self.config.align.calibration_file
+        if path and self.aligner.known:
+            self.aligner.save(path)
+            log.info("align: scale and shift of %d cameras to %s", self.aligner.known, path)
+
     def step(self, frame_set: FrameSet) -> StepResult:
         """Map one frame set.
 
@@ -197,7 +221,7 @@ class MappingPipeline:
         with self.timings.measure("depth"):
             predictions = self.depth_estimator.estimate(calibrated)
         with self.timings.measure("align"):
-            depth_maps = tuple(self._align(p, self.scene) for p in predictions)
+            depth_maps = self._align(predictions, self.scene)
         with self.timings.measure("fuse"):
             accepted = [d for d in depth_maps if d.alignment.accepted]
             fused = self.map.fuse(accepted)
@@ -279,16 +303,22 @@ class MappingPipeline:
             frames.append(frame)
         return FrameSet(frame_set.stamp_ns, tuple(frames))
 
-    def _align(self, prediction: DepthPrediction, scene: AlignedScene) -> DepthMap:
+    def _align(
+        self, predictions: Sequence[DepthPrediction], scene: AlignedScene
+    ) -> tuple[DepthMap, ...]:
+        jobs = [
+            (p, self._reference(p, scene), scene.map_from_camera[p.camera]) for p in predictions
+        ]
+        return tuple(self.aligner.align_set(jobs))
+
+    def _reference(self, prediction: DepthPrediction, scene: AlignedScene) -> Float32 | None:
+        """Depth of the map as the camera of a prediction sees it."""
         map_from_camera = scene.map_from_camera[prediction.camera]
-        reference: Float32 | None = None
         if self.map.size:
-            reference = self.map.render(prediction.model, map_from_camera).depth
-        elif len(scene.points_in_map):
-            reference = reference_from_points(
-                scene.points_in_map, prediction.model, map_from_camera
-            )
-        return self.aligner.align(prediction, reference, map_from_camera)
+            return self.map.render(prediction.model, map_from_camera).depth
+        if len(scene.points_in_map):
+            return reference_from_points(scene.points_in_map, prediction.model, map_from_camera)
+        return None
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`: nothing that differs between two runs on the same data."""
