@@ -41,7 +41,7 @@ class DepthAnything:
 
     @property
     def engine(self) -> EngineInUse | None:
-        """What runs; None until it is open."""
+        """What runs, or ran last; None before it is open."""
         return self._slot.in_use
 
     @property

@@ -31,28 +31,13 @@ class EngineSlot:
         self._config = config
         self._contexts = contexts
         self._engine: Engine | None = None
+        self.in_use: EngineInUse | None = None
+        """What people are told of the engine that runs, or ran last; None before any did."""
 
     @property
     def is_open(self) -> bool:
         """Whether there is an engine to run."""
         return self._engine is not None
-
-    @property
-    def in_use(self) -> EngineInUse | None:
-        """What people are told of it; None until it is open."""
-        engine = self._engine
-        if engine is None:
-            return None
-        return EngineInUse(
-            file=engine.path.name,
-            backend=engine.backend.name,
-            device=engine.backend.device,
-            precision=engine.backend.precision,
-            model=engine.passport.model.name,
-            licence=engine.passport.model.licence,
-            sha256=engine.passport.sha256,
-            verified=engine.report is not None,
-        )
 
     def open(self) -> Engine:
         """The engine, loaded and verified where it is not yet.
@@ -91,4 +76,19 @@ class EngineSlot:
                 f"got one of {family} ({engine.passport.model.name}); name the right file"
             )
         _LOG.info("%s: %s", self._group, engine.summary)
+        self.in_use = _described(engine)
         return engine
+
+
+def _described(engine: Engine) -> EngineInUse:
+    model = engine.passport.model
+    return EngineInUse(
+        file=engine.path.name,
+        backend=engine.backend.name,
+        device=engine.backend.device,
+        precision=engine.backend.precision,
+        model=model.name,
+        licence=model.licence,
+        sha256=engine.passport.sha256,
+        verified=engine.report is not None,
+    )

@@ -139,7 +139,7 @@ class MappingPipeline:
 
     @property
     def engines(self) -> dict[str, EngineInUse]:
-        """The networks that are open, by stage: "bootstrap", "depth"."""
+        """The networks that run, or ran last, by stage: "bootstrap", "depth"."""
         found = {name: stage.engine for name, stage in self._engine_users().items()}
         return {name: engine for name, engine in found.items() if engine is not None}
 

@@ -74,7 +74,7 @@ class EngineUser(Protocol):
 
     @property
     def engine(self) -> EngineInUse | None:
-        """What runs; None until it is open."""
+        """What runs, or ran last; None before it is open."""
         ...
 
     def open(self) -> None:

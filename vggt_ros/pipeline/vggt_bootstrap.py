@@ -12,6 +12,7 @@ import numpy as np
 
 from vggt_ros.config import VggtConfig
 from vggt_ros.errors import AlignmentError, ConfigError, EngineError
+from vggt_ros.inference import bicubic
 from vggt_ros.inference.engine_store import Engine
 from vggt_ros.inference.vggt import decode, dense_points
 from vggt_ros.inference.vggt_input import PATCH, VggtInput, prepare
@@ -54,7 +55,7 @@ class VggtBootstrapper:
 
     @property
     def engine(self) -> EngineInUse | None:
-        """What runs; None until it is open."""
+        """What runs, or ran last; None before it is open."""
         return self._slot.in_use
 
     def open(self) -> None:
@@ -71,6 +72,7 @@ class VggtBootstrapper:
             layout = _Layout(engine)
             if self._cameras:
                 layout.check_views(len(self._cameras) * self.sets_needed, EngineError)
+            bicubic.warm_up()
             if engine.report is None:  # verifying has run it already
                 engine.backend.run({layout.name: layout.blank(len(self._cameras) or 1)})
         except BaseException:
