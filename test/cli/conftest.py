@@ -66,3 +66,69 @@ def edited(recording, tmp_path):
         return path
 
     return copy
+
+
+@pytest.fixture
+def small_graph(tmp_path):
+    """Write an ONNX graph of four nodes with the interface of VGGT's depth, and its passport.
+
+    `gain` of the file that is written may differ from that of the reference: a wrong graph.
+    """
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed (pip install .[export])")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from vggt_ros.engine.passports import graph_passport
+    from vggt_ros.inference.golden import make_golden
+    from vggt_ros.inference.passport import ModelFacts, Precision, write_passport
+
+    shape = (2, 3, 28, 42)
+
+    def make(name="engines/small.onnx", precision="fp32", gain=1.0, folder=tmp_path):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+        nodes = [
+            helper.make_node("ReduceMean", ["images", "axis"], ["mean"], keepdims=0),
+            helper.make_node("Add", ["mean", "one"], ["brighter"]),
+            helper.make_node("Mul", ["brighter", "gain"], ["depth"]),
+            helper.make_node("Exp", ["mean"], ["depth_conf"]),
+        ]
+        constants = {
+            "axis": np.array([1], np.int64),
+            "one": np.array(1, np.float32),
+            "gain": np.array(gain, np.float32),
+        }
+        out = (2, 28, 42)
+        graph = helper.make_graph(
+            nodes,
+            "small",
+            [helper.make_tensor_value_info("images", kind, shape)],
+            [helper.make_tensor_value_info(n, kind, out) for n in ("depth", "depth_conf")],
+            [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+        )
+        opset = [helper.make_opsetid("", 18)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+        def reference(images):
+            return {"depth": 1 + images.mean(axis=1), "depth_conf": np.exp(images.mean(axis=1))}
+
+        golden = make_golden(shape, "zero_to_one", "numpy fp32", reference, precision)
+        model = ModelFacts("vggt", "facebook/VGGT-1B", "unknown", "", "zero_to_one")
+        passport = graph_passport(path, model, golden, Precision(precision, precision), {})
+        write_passport(path, passport)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Write a folder of small pictures."""
+    import cv2
+
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    generator = np.random.default_rng(5)
+    for k in range(4):
+        coarse = generator.integers(0, 255, (6, 9, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{k}.png"), cv2.resize(coarse, (90, 60)))
+    return folder

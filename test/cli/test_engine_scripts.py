@@ -17,7 +17,9 @@ if [[ "$1" == *trt_inference.py ]]; then
     echo "             mean_ms: 12.500"
     echo "                 fps: 80.000"
 fi
-if [[ "$1" == *benchmark_trt_engines.py ]]; then echo "=== TensorRT Engine Benchmark Summary ==="; fi
+if [[ "$1" == *benchmark_trt_engines.py ]]; then
+    echo "=== TensorRT Engine Benchmark Summary ==="
+fi
 """
 MODES = (
     "none",

@@ -62,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def add_build_flags(parser: argparse.ArgumentParser) -> None:
+def add_build_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Flags that the documented tool shares."""
     parser.add_argument(
         "--workspace-gb", type=positive, default=32, metavar="GB", help="default 32"

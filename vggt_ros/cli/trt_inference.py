@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         from vggt_ros.export.files import atomic_write
 
         with atomic_write(args.save_outputs) as file:
-            np.savez(file, **first)
+            np.savez(file, **first)  # type: ignore[arg-type]
         print(f"\n[INFO] Saved outputs to: {args.save_outputs}")
     if args.json:
         from vggt_ros.export.files import write_text
@@ -199,7 +199,9 @@ def gpu_times(
         engine.backend.run(inputs)
     times = np.array([run_timed(inputs)[1] for _ in range(iterations)])
     total = times.sum(axis=1)
-    means = dict(zip(("h2d_mean_ms", "compute_mean_ms", "d2h_mean_ms"), times.mean(axis=0)))
+    means = dict(
+        zip(("h2d_mean_ms", "compute_mean_ms", "d2h_mean_ms"), times.mean(axis=0), strict=True)
+    )
     return {
         "iters": iterations,
         **{name: float(value) for name, value in means.items()},

@@ -58,9 +58,7 @@ def resolve_folder(model_name: str) -> Path:
         return local
     hub = _hub(model_name)
     try:
-        return Path(
-            hub.snapshot_download(model_name, allow_patterns=["*.json", "*.safetensors"])
-        )
+        return Path(hub.snapshot_download(model_name, allow_patterns=["*.json", "*.safetensors"]))
     except (
         hub.errors.HfHubHTTPError,
         hub.errors.HFValidationError,
@@ -70,8 +68,17 @@ def resolve_folder(model_name: str) -> Path:
         raise _unreachable(model_name, error) from error
 
 
+def told_name(model_name: str) -> str:
+    """What graphs and passports call it: the repository, or the last part of a local path."""
+    local = Path(model_name).expanduser()
+    return local.name if local.exists() else model_name
+
+
 def _hub(model_name: str):  # type: ignore[no-untyped-def]
-    if model_name.startswith(("/", "./", "../", "~")) or model_name.count("/") != 1:
+    is_local = model_name.startswith(("/", "./", "../", "~")) or model_name.endswith(
+        (".safetensors", ".pt", ".pth", ".bin", ".onnx")
+    )
+    if is_local or model_name.count("/") != 1:
         raise EngineError(
             f"{model_name}: expected a checkpoint, a folder with one, or a repository as "
             "owner/name; there is no such file or folder"

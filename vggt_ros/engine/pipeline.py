@@ -148,9 +148,8 @@ def run_pipeline(
         raise EngineError(f"precision: expected some of {', '.join(names.PRECISIONS)}, got none")
     bar = _Progress(5 + len(options.precisions), options.progress)
     with bar:
-        calibration = None
+        # the calibration is looked at first: before the minutes of all else
         if export is not None:
-            # before the minutes of an export
             calibration = _calibration(options, export.stem.shape)
             bar.stage("export")
             report = export_vggt(checkpoint, folder, export)
@@ -158,6 +157,7 @@ def run_pipeline(
         else:
             bar.stage("read")
             report, path = None, Path(str(onnx_in))
+            calibration = _calibration(options, _input_shape(path))
         stem = path.name.removesuffix(".onnx").removesuffix(".simp").removesuffix(".NOSEQ")
         original = path
         bar.stage("opset")
@@ -175,8 +175,6 @@ def run_pipeline(
         bar.stage("check")
         check_model(path)
         _logger.info("%s: valid, from %s", path, original)
-        if calibration is None:
-            calibration = _calibration(options, _input_shape(path))
         maker = _Maker(path, folder, stem, options, calibration)
         reports = []
         for precision in options.precisions:
@@ -185,9 +183,7 @@ def run_pipeline(
     return PipelineReport(report, path, removed, tool, tuple(reports))
 
 
-def _calibration(
-    options: PipelineOptions, shape: tuple[int, int, int, int]
-) -> Calibration | None:
+def _calibration(options: PipelineOptions, shape: tuple[int, int, int, int]) -> Calibration | None:
     if not {"int8", "fp8"} & set(options.precisions):
         return None
     return open_calibration(
@@ -229,7 +225,10 @@ class _Maker:
         self.input_name = next(iter(shapes_of(load_graph(graph).graph.inputs)), INPUT)
         self.ranges: Mapping[str, float] | None = None
         self.reference: dict[str, Float32] | None = None
-        self.images, self.images_note = self._test_images() if options.parity else (None, "")
+        self.images: Float32 | None = None
+        self.images_note = ""
+        if options.parity:
+            self.images, self.images_note = self._test_images()
 
     def make(self, precision: str) -> PrecisionReport:
         started = time.perf_counter()
@@ -322,7 +321,9 @@ class _Maker:
             # its optimiser moves float8 through operators that do not take it
             got = OnnxSession(out, optimise=precision != "fp8").run(feeds)
             how = "run"
-        return compare(self.reference, got), f"{self.images_note}, {how} in ONNX Runtime on the CPU"
+        return compare(
+            self.reference, got
+        ), f"{self.images_note}, {how} in ONNX Runtime on the CPU"
 
 
 def _read_cache(path: Path, key: Mapping[str, Any]) -> dict[str, float] | None:
