@@ -27,6 +27,8 @@ from vggt_ros.synthetic.record import record
 from vggt_ros.synthetic.scenes import RIG_FROM_OPTICAL, box_world, simulate
 from vggt_ros.types import DepthKind
 
+pytestmark = pytest.mark.slow
+
 PLAYER = "vggt_ros.nodes.bag_player"
 UNIT_M = 0.37
 SCALE, SHIFT = 0.8, 0.05
@@ -99,7 +101,6 @@ def parameters(scene):
     }
 
 
-@pytest.mark.slow
 def test_the_truth_goes_through_the_whole_mapper(
     start, observer, scene, parameters, until, tmp_path
 ):
@@ -166,7 +167,6 @@ def test_the_truth_goes_through_the_whole_mapper(
     assert "Traceback" not in mapper.output
 
 
-@pytest.mark.slow
 def test_a_network_that_knows_nothing_is_refused_in_the_status(
     start, observer, scene, parameters, until
 ):
