@@ -172,7 +172,7 @@ class VggtConfig:
         choices=PRECISIONS,
     )
     allow_unverified: bool = parameter(
-        False, "run an engine that does not fit its passport; the status says so"
+        False, "do not check the engine against its passport; the status says so"
     )
     sets: int = parameter(1, "frame sets that are reconstructed together", low=1, high=100)
     preprocess: str = parameter(
@@ -216,7 +216,7 @@ class DepthAnythingConfig:
         choices=PRECISIONS,
     )
     allow_unverified: bool = parameter(
-        False, "run an engine that does not fit its passport; the status says so"
+        False, "do not check the engine against its passport; the status says so"
     )
     contexts: int = parameter(
         1, "batches that the engine computes at the same time", low=1, high=16
