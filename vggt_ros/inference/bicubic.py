@@ -68,11 +68,11 @@ def _scratch(name: str, shape: tuple[int, int]) -> NDArray[np.uint8]:
     return array
 
 
-def resize_bicubic(image: Image, width: int, height: int) -> Float32:
-    """Resize (H, W, 3) uint8 to planes (3, height, width) in [0, 1]: Pillow's values / 255."""
+def resize_bicubic(image: Image, width: int, height: int) -> Image:
+    """Resize (H, W, 3) uint8 to planes (3, height, width), as `PIL.Image.resize` with BICUBIC."""
     out = np.empty((3, height, width), np.float32)
     resize_into(image, width, height, out)
-    return out
+    return np.rint(out * 255).astype(np.uint8)
 
 
 def warm_up() -> None:
