@@ -376,5 +376,3 @@ def test_benchmark_without_engines(tmp_path, capsys):
     assert "expected a folder" in failed(benchmark_trt_engines, capsys, "--root", "nowhere")
     assert benchmark_trt_engines.main(["--root", str(tmp_path)]) == 0
     assert "[INFO] No engines benchmarked." in capsys.readouterr().out
-
-

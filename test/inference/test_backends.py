@@ -1,7 +1,9 @@
 """The same network in every runtime that is installed answers the same."""
 
 import copy
+import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.backend import BackendOptions, choose_backend, open_backend
 from vggt_ros.inference.devices import cpu_has_bf16
+from vggt_ros.inference.onnx_file import read_numbers
 from vggt_ros.models.vggt_config import VggtConfig
 
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install .[torch])")
@@ -104,14 +107,30 @@ def open_runtime(name, path, **options):
     return open_backend(path, name, BackendOptions(device="cpu", threads=1, **options))
 
 
+@pytest.fixture(scope="module")
+def runtimes(checkpoint, onnx_file):
+    """Open each runtime once, for two calls at a time: opening is what takes long."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            path = checkpoint if name == "torch" else onnx_file
+            made[name] = open_runtime(name, path, contexts=2)
+        return made[name]
+
+    yield get
+    for backend in made.values():
+        backend.close()
+
+
 TOLERANCES = {"onnxruntime": 1e-5, "openvino": 1e-4}
 
 
 @pytest.mark.filterwarnings("ignore")
 class TestParity:
     @pytest.mark.parametrize("name", TOLERANCES)
-    def test_answers_as_torch_for_any_number_of_views(self, name, onnx_file, reference):
-        opened = open_runtime(name, onnx_file)
+    def test_answers_as_torch_for_any_number_of_views(self, name, runtimes, reference):
+        opened = runtimes(name)
         assert (opened.name, opened.device, opened.precision) == (name, "cpu", "fp32")
         for views in (1, 2, 3, 8):
             x = images(views)
@@ -123,22 +142,20 @@ class TestParity:
                 assert found[output].dtype == np.float32
                 error = relative_error(found[output], value)
                 assert error < TOLERANCES[name], (output, views, error)
-        opened.close()
 
     @pytest.mark.parametrize("name", TOLERANCES)
-    def test_specs_are_those_of_the_torch_back_end(self, name, onnx_file, reference):
-        opened = open_runtime(name, onnx_file)
+    def test_specs_are_those_of_the_torch_back_end(self, name, runtimes, reference):
+        opened = runtimes(name)
         assert [s.name for s in opened.inputs] == ["images"]
         assert opened.inputs[0].shape == (None, 3, HEIGHT, WIDTH)
         for spec, wanted in zip(opened.outputs, reference.outputs, strict=True):
             assert (spec.name, spec.dtype) == (wanted.name, wanted.dtype)
             assert len(spec.shape) == len(wanted.shape)
 
-    def test_keeps_the_order_of_the_views(self, onnx_file, reference):
+    def test_keeps_the_order_of_the_views(self, runtimes, reference):
         # the first is the reference: the last two may change places, the first may not
-        opened = open_runtime("onnxruntime", onnx_file)
         x = images(3)
-        for backend in (reference, opened):
+        for backend in (reference, runtimes("onnxruntime")):
             plain = backend.run({"images": x})["depth"]
             swapped = backend.run({"images": x[[0, 2, 1]]})["depth"][:, [0, 2, 1]]
             turned = backend.run({"images": x[[2, 1, 0]]})["depth"][:, [2, 1, 0]]
@@ -183,13 +200,84 @@ class TestParity:
             assert reference.run({"images": x})["depth"].shape == (1, 2, height, width, 1)
 
 
+class TestDepthAnything:
+    """Folders of transformers; the network itself is tested with its definition."""
+
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        class Disparity(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.scale = torch.nn.Parameter(torch.ones(1))
+
+            def forward(self, x):
+                assert x.dtype == self.scale.dtype
+                return (self.scale * x.sum(dim=1),)
+
+        module = types.ModuleType("vggt_ros.models.depth_anything")
+        module.load_depth_anything = lambda path: Disparity()
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        (tmp_path / "config.json").write_text('{"model_type": "depth_anything"}')
+        return tmp_path
+
+    @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
+    def test_folder_by_its_config(self, folder, precision):
+        opened = open_backend(folder, options=BackendOptions("cpu", precision))
+        assert opened.precision == precision.replace("auto", "fp32")
+        assert [s.shape for s in opened.outputs] == [(None, None, None)]
+        x = images(3)
+        depth = opened.run({"images": x})["depth"]
+        assert depth.shape == (3, HEIGHT, WIDTH)
+        assert depth.dtype == np.float32
+        assert relative_error(depth, x.sum(axis=1)) < 0.01
+
+    def test_broken_config(self, folder):
+        (folder / "config.json").write_text("{")
+        with pytest.raises(EngineError, match=r"config\.json: not readable as JSON"):
+            open_backend(folder)
+
+
+class TestOnnxFile:
+    """The precision of a file, read without the onnx package."""
+
+    def make(self, path, types_, operators=()):
+        onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+        helper = onnx.helper
+        weights = [
+            helper.make_tensor(f"w{k}", kind, [count], bytes(size * count), raw=True)
+            for k, (kind, size, count) in enumerate(types_)
+        ]
+        nodes = [helper.make_node(kind, ["x"], [f"y{k}"]) for k, kind in enumerate(operators)]
+        graph = helper.make_graph(nodes, "g", [], [], weights)
+        onnx.save(helper.make_model(graph), str(path))
+        return path
+
+    @pytest.mark.parametrize(
+        ("types_", "operators", "expected"),
+        [
+            ([], (), "fp32"),
+            ([(1, 4, 10)], (), "fp32"),
+            ([(1, 4, 10), (10, 2, 100), (7, 8, 500)], (), "fp16"),
+            ([(16, 2, 100)], (), "bf16"),
+            ([(1, 4, 10), (3, 1, 100)], ("QuantizeLinear", "DequantizeLinear"), "int8"),
+            ([(1, 4, 10), (17, 1, 100)], ("QuantizeLinear",), "fp8"),
+            # quantised weights alone: they are stored in 8 bits and computed with in 32
+            ([(1, 4, 10), (3, 1, 100)], ("DequantizeLinear",), "fp32"),
+        ],
+    )
+    def test_precision(self, tmp_path, types_, operators, expected):
+        path = self.make(tmp_path / "m.onnx", types_, operators)
+        assert read_numbers(path).precision == expected
+
+    def test_real_export(self, onnx_file, network):
+        numbers = read_numbers(onnx_file)
+        assert numbers.precision == "fp32"
+        assert numbers.elements["fp32"] > 0.9 * sum(p.numel() for p in network.parameters())
+
+
 @pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
-def opened(request, checkpoint, onnx_file):
-    """Each runtime, with two calls at a time."""
-    path = checkpoint if request.param == "torch" else onnx_file
-    backend = open_runtime(request.param, path, contexts=2)
-    yield backend
-    backend.close()
+def opened(request, runtimes):
+    return runtimes(request.param)
 
 
 class TestCalls:

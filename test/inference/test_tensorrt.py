@@ -23,7 +23,14 @@ from vggt_ros.engine.tensorrt_inspect import (
 )
 from vggt_ros.errors import EngineError, ExportError
 from vggt_ros.inference.backend import BackendOptions, open_backend
-from vggt_ros.inference.passport import passport_path
+from vggt_ros.inference.passport import (
+    ModelFacts,
+    Passport,
+    Precision,
+    Runtime,
+    passport_path,
+    to_json,
+)
 
 SURFACE = Path(__file__).resolve().parent / "tensorrt_surface"
 fake = types.SimpleNamespace(**runpy.run_path(str(SURFACE / "fake.py")))
@@ -121,6 +128,16 @@ class TestEndToEnd:
         with pytest.raises(EngineError, match="was closed"):
             backend.run({"images": images(1)})
 
+    def test_times_of_the_parts(self, install, onnx_file, major):
+        install(major)
+        backend = open_backend(build(onnx_file)[0])
+        x = images(2)
+        outputs, times = backend.run_timed({"images": x})
+        assert np.array_equal(outputs["depth"], backend.run({"images": x})["depth"])
+        assert len(times) == 3
+        assert all(0 <= ms < 1e3 for ms in times)
+        backend.close()
+
     def test_parallel_calls_do_not_mix(self, install, onnx_file, major):
         install(major)
         engine, _ = build(onnx_file)
@@ -174,6 +191,23 @@ class TestRunnerRefuses:
         with pytest.raises(EngineError, match=r"NVIDIA Fake.*8\.6.*incompatible device"):
             open_backend(engine)
         assert not gpu.blocks
+
+    def test_the_passport_says_what_it_was_built_with(self, install, onnx_file):
+        install(10)
+        engine, report = build(onnx_file)
+        model = ModelFacts("vggt", "tiny", "none", "", "zero_to_one")
+        runtime = Runtime("tensorrt", report.version, report.gpu.name, "9.0", report.gpu.driver)
+        passport = Passport(
+            engine.name, "", model, Precision("int8", "fp16"), runtime, (), (),
+            notes={"version_compatible": "true"},
+        )  # fmt: skip
+        passport_path(engine).write_text(to_json(passport))
+        assert open_backend(engine).precision == "fp16"
+        install(11)
+        with pytest.raises(
+            EngineError, match=r"passport says tensorrt 10\.16.*NVIDIA Fake \(9\.0"
+        ):
+            open_backend(engine)
 
     def test_not_an_engine(self, install, tmp_path):
         install()

@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of photographs; default auto: as the passport says",
     )
     parser.add_argument(
-        "--cuda-events", action="store_true", help="times of the GPU's own clock (TensorRT)"
+        "--cuda-events", action="store_true", help="wait for each copy and computation (TensorRT)"
     )
     parser.add_argument("--verbose-runner", action="store_true", help="log debug messages")
     parser.add_argument(

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--validate-warmup", action="store_true", help="compare two answers to the same input"
     )
     parser.add_argument(
-        "--cuda-events", action="store_true", help="split into copies and computing (TensorRT)"
+        "--cuda-events", action="store_true", help="times of copies and of computing (TensorRT)"
     )
     parser.add_argument("--save-outputs", type=Path, metavar="NPZ", help="outputs by name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -165,10 +165,10 @@ def asked_shape(args: argparse.Namespace) -> tuple[int, ...] | None:
 
 
 def time_engine(engine: Engine, images: NDArray[Any], args: argparse.Namespace) -> dict[str, Any]:
-    """Host times, and with --cuda-events those of the GPU's own clock.
+    """Times of whole calls; with --cuda-events of copying and computing, one after the other.
 
     Raises:
-        EngineError: the engine failed, or its back end has no such clock.
+        EngineError: the engine failed, or its back end cannot tell the parts apart.
     """
     from vggt_ros.engine.benchmark import measure
 

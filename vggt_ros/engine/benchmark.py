@@ -134,7 +134,8 @@ def folder_images(folder: str | Path, shape: tuple[int, ...], normalisation: str
         bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
         if bgr is None:
             raise EngineError(f"{file}: expected an image, got a file that cannot be decoded")
-        planes.append(resize_bicubic(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), shape[-1], shape[-2]))
+        rgb = np.ascontiguousarray(bgr[:, :, ::-1], np.uint8)
+        planes.append(resize_bicubic(rgb, shape[-1], shape[-2]))
     return normalise(np.stack(planes).reshape(shape), normalisation)
 
 

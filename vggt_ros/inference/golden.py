@@ -28,22 +28,22 @@ TOLERANCE = {
     "tf32": 1e-2,
     "fp16": 1e-2,
     "bf16": 5e-2,
-    "int8": 1e-1,
-    "fp8": 1e-1,
+    "int8": 1.5e-1,
+    "fp8": 1.5e-1,
     "nf4": 2.5e-1,
     "fp4": 2.5e-1,
     "nvfp4": 2.5e-1,
 }
-"""Largest `relative_error` against the fp32 reference, by effective precision. About three times
-what the tiny network shows (docs/engines.md), so that another card passes and a wrong engine,
-whose error is near 1, does not."""
+"""Largest `relative_error` against the fp32 reference, by effective precision. At least three
+times what the tiny network shows (docs/engines.md), so that another card passes and a wrong
+engine, whose error is near 1, does not."""
 
 QUANT_MODE_TOLERANCE = {
     "torch-int8-dynamic": 5e-2,
     "bitsandbytes-8bit": 5e-2,
     "bitsandbytes-nf4": 2.5e-1,
     "bitsandbytes-fp4": 2.5e-1,
-    "modelopt-fp8": 1e-1,
+    "modelopt-fp8": 1.5e-1,
     "modelopt-nvfp4": 2.5e-1,
 }
 """The same for quantised weights, whatever computes with them."""

@@ -74,7 +74,8 @@ class OpenVinoBackend:
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute all outputs; see `backend.Backend.run`."""
-        feed = check_inputs(self._engine, self.inputs, inputs)
+        checked = check_inputs(self._engine, self.inputs, inputs)
+        feed = {k: checked[spec.name] for k, spec in enumerate(self.inputs)}
         with self._slots.take() as request:
             try:
                 results = request.infer(feed, share_inputs=True)
@@ -117,9 +118,19 @@ def _spec(port: Any) -> TensorSpec:
     shape = tuple(
         None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
     )
-    return TensorSpec(
-        port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()).name
-    )
+    dtype = np.dtype(port.get_element_type().to_dtype()).name
+    return TensorSpec(_name(port), shape, dtype)
+
+
+def _name(port: Any) -> str:
+    """The name that the file gives it.
+
+    A tensor also has the names of those that a removed no-op (a cast to its own type) made of it,
+    and `get_any_name` takes any. Inputs are named as their node, outputs as theirs less a suffix.
+    """
+    name = str(port.get_node().get_friendly_name()).removesuffix("/sink_port_0")
+    names = port.get_names()
+    return name if name in names or not names else sorted(names)[0]
 
 
 def _reason(error: RuntimeError) -> str:

@@ -6,7 +6,9 @@ as calls go on at once. Dynamic shapes go through profile 0.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -193,18 +195,29 @@ class _Context:
         specs = (*loaded.inputs, *loaded.outputs)
         self._buffers = {spec.name: _Buffer(self._device) for spec in specs}
 
-    def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(
+        self, inputs: dict[str, NDArray[Any]], marks: list[float] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Compute; with `marks`, wait after each part and add the time [s] at which it ended."""
         # other contexts may log at the same time: then a message has too little or too much
         self._loaded.listener.errors.clear()
         try:
-            results = self._queue(inputs)
+            results = self._queue(inputs, marks)
         finally:
             # also after a fault: whatever was queued uses the buffers
             self.stream.synchronise()
+        self._mark(marks)
         # copies: the buffers are written again by the next call
         return {name: array.copy() for name, array in results.items()}
 
-    def _queue(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _mark(self, marks: list[float] | None) -> None:
+        if marks is not None:
+            self.stream.synchronise()
+            marks.append(time.perf_counter())
+
+    def _queue(
+        self, inputs: dict[str, NDArray[Any]], marks: list[float] | None
+    ) -> dict[str, NDArray[Any]]:
         """Queue copies and computation; arrays that hold the outputs once that is done."""
         loaded, context, stream = self._loaded, self._context, self.stream
         for spec in loaded.inputs:
@@ -227,7 +240,9 @@ class _Context:
                 )
             host = self._bind(spec.name, _size(shape, spec.dtype))
             results[spec.name] = host.view(spec.dtype).reshape(shape)
+        self._mark(marks)
         self._must(context.execute_async_v3(stream.handle), "execute_async_v3")
+        self._mark(marks)
         for name, array in results.items():
             host = array.reshape(-1).view(np.uint8)
             self._device.copy_to_host(host, self._buffers[name].address, stream)
@@ -282,6 +297,14 @@ class TensorRtBackend:
         feed = check_inputs(self._engine, self.inputs, inputs)
         with self._slots.take() as slot, self._device.current():
             return slot.run(feed)
+
+    def run_timed(self, inputs: Arrays) -> tuple[dict[str, NDArray[Any]], tuple[float, ...]]:
+        """As `run`, with the times [ms] of copying there, of computing and of copying back."""
+        feed = check_inputs(self._engine, self.inputs, inputs)
+        with self._slots.take() as slot, self._device.current():
+            marks = [time.perf_counter()]
+            outputs = slot.run(feed, marks)
+        return outputs, tuple(1e3 * (b - a) for a, b in itertools.pairwise(marks))
 
     def close(self) -> None:
         """Free contexts, buffers and engine; see `backend.Backend.close`."""
