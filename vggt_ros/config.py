@@ -275,9 +275,24 @@ class PlaneSweepConfig:
     max_depth: float = parameter(
         0.0, "farthest plane; 0: from the bootstrap points", unit="map units", low=0.0
     )
+    max_outlier_chance: float = parameter(
+        0.25,
+        "pixels become holes whose chance of being off by more than 25 % of the depth is higher",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
     min_confidence: float = parameter(
-        0.15,
+        0.0,
         "pixels become holes whose chance of being within 5 % of the true depth is lower",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
+    map_confidence: float = parameter(
+        0.5,
+        "pixels whose chance of being within 5 % of the true depth is lower are published but do "
+        "not go into the map",
         low=0.0,
         high=1.0,
         runtime=True,

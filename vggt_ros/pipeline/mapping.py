@@ -31,6 +31,7 @@ from vggt_ros.pipeline.warm_up import plane_frame_set, warm_up_config, warm_up_s
 from vggt_ros.rig import Rig
 from vggt_ros.types import (
     AlignedScene,
+    DepthKind,
     DepthMap,
     DepthPrediction,
     Float32,
@@ -224,12 +225,19 @@ class MappingPipeline:
             depth_maps = self._align(predictions, self.scene)
         with self.timings.measure("fuse"):
             accepted = [d for d in depth_maps if d.alignment.accepted]
-            fused = self.map.fuse(accepted)
+            fused = self.map.fuse([self._for_map(d) for d in accepted])
         if accepted:
             self.sets_used += 1
         else:
             self.dropped["no depth accepted"] += 1
         return StepResult(frame_set.stamp_ns, bootstrapped, depth_maps, fused)
+
+    def _for_map(self, depth_map: DepthMap) -> DepthMap:
+        """Stereo as it is fused: without the pixels that are good enough to be looked at only."""
+        if depth_map.alignment.kind is not DepthKind.TRIANGULATED:
+            return depth_map
+        is_sure = depth_map.confidence >= self.config.plane_sweep.map_confidence
+        return replace(depth_map, depth=np.where(is_sure, depth_map.depth, np.float32(np.nan)))
 
     def cloud(self, voxel_m: float = 0.0, max_points: int = 0) -> PointCloud:
         """A copy of the map as it is to be shown and exported."""
