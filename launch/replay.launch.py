@@ -42,7 +42,23 @@ def generate_launch_description():
             description="parameters of the mapper",
         ),
         DeclareLaunchArgument(
-            "rig_file", default_value="", description="RIG.yaml with the cameras; empty: none"
+            "rig_file", default_value="", description="RIG.yaml with the cameras"
+        ),
+        DeclareLaunchArgument(
+            "bootstrap", default_value="", description="how cameras are found: sfm, rig, vggt"
+        ),
+        DeclareLaunchArgument(
+            "vggt_engine",
+            default_value="",
+            description="for bootstrap:=vggt: engine with passport",
+        ),
+        DeclareLaunchArgument(
+            "depth", default_value="", description="what gives depth: plane_sweep, depth_anything"
+        ),
+        DeclareLaunchArgument(
+            "depth_anything_engine",
+            default_value="",
+            description="for depth:=depth_anything: engine with passport",
         ),
         DeclareLaunchArgument("rviz", default_value="false", description="show the map in RViz"),
     ]
@@ -53,6 +69,10 @@ def generate_launch_description():
         launch_arguments={
             "params_file": LaunchConfiguration("params_file"),
             "rig_file": LaunchConfiguration("rig_file"),
+            "bootstrap": LaunchConfiguration("bootstrap"),
+            "vggt_engine": LaunchConfiguration("vggt_engine"),
+            "depth": LaunchConfiguration("depth"),
+            "depth_anything_engine": LaunchConfiguration("depth_anything_engine"),
             "rviz": LaunchConfiguration("rviz"),
             "use_sim_time": "true",
         }.items(),

@@ -1,9 +1,14 @@
-"""The mapper for cameras that are fixed to each other: configured, activated, with RViz if asked.
+r"""The mapper for cameras that are fixed to each other: configured, activated, with RViz if asked.
 
     ros2 launch vggt_ros static_rig.launch.py rig_file:=/path/to/RIG.yaml
     ros2 launch vggt_ros static_rig.launch.py params_file:=/path/to/mapper.yaml rviz:=true
 
-The launch ends where the mapper cannot be configured.
+    ros2 launch vggt_ros static_rig.launch.py params_file:=/path/to/mapper.yaml \
+        bootstrap:=vggt vggt_engine:=/path/to/vggt.engine \
+        depth:=depth_anything depth_anything_engine:=/path/to/depth_anything.engine
+
+Arguments win over the parameter file; those that are not given leave it as it is. The launch ends
+where the mapper cannot be configured.
 """
 
 from launch import LaunchDescription
@@ -11,6 +16,7 @@ from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
     LogInfo,
+    OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
     Shutdown,
@@ -30,43 +36,29 @@ from lifecycle_msgs.msg import Transition
 LARGE_DATA = "LARGE_DATA?max_msg_size=1MB&sockets_size=64MB&non_blocking=true"
 
 
-def generate_launch_description():
-    """The mapper with its lifecycle, RViz where asked for."""
-    share = FindPackageShare("vggt_ros")
-    arguments = [
-        DeclareLaunchArgument(
-            "params_file",
-            default_value=PathJoinSubstitution([share, "config", "default.yaml"]),
-            description="parameters of the mapper",
-        ),
-        DeclareLaunchArgument(
-            "rig_file", default_value="", description="RIG.yaml with the cameras; empty: none"
-        ),
-        DeclareLaunchArgument(
-            "use_sim_time", default_value="false", description="take the time from /clock"
-        ),
-        DeclareLaunchArgument("rviz", default_value="false", description="show the map in RViz"),
-        DeclareLaunchArgument(
-            "dds_large_data",
-            default_value="true",
-            description="set FASTDDS_BUILTIN_TRANSPORTS for large messages (Fast DDS only)",
-        ),
-    ]
+def launch_mapper(context):
+    """The mapper, configured and activated; arguments that are empty leave the file's values."""
+    optional = {
+        "rig_file": LaunchConfiguration("rig_file"),
+        "bootstrap": LaunchConfiguration("bootstrap"),
+        "vggt.engine": LaunchConfiguration("vggt_engine"),
+        "depth": LaunchConfiguration("depth"),
+        "depth_anything.engine": LaunchConfiguration("depth_anything_engine"),
+    }
+    given = {
+        "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
+    }
+    for name, argument in optional.items():
+        value = argument.perform(context)
+        if value:
+            given[name] = ParameterValue(value, value_type=str)
     mapper = LifecycleNode(
         package="vggt_ros",
         executable="mapper",
         name="mapper",
         namespace="",
         output="screen",
-        parameters=[
-            LaunchConfiguration("params_file"),
-            {
-                "rig_file": ParameterValue(LaunchConfiguration("rig_file"), value_type=str),
-                "use_sim_time": ParameterValue(
-                    LaunchConfiguration("use_sim_time"), value_type=bool
-                ),
-            },
-        ],
+        parameters=[LaunchConfiguration("params_file"), given],
         on_exit=Shutdown(reason="the mapper has ended"),
     )
     configure = EmitEvent(
@@ -102,6 +94,47 @@ def generate_launch_description():
             ],
         )
     )
+    return [activate, failed, mapper, configure]
+
+
+def generate_launch_description():
+    """The mapper with its lifecycle, RViz where asked for."""
+    share = FindPackageShare("vggt_ros")
+    arguments = [
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=PathJoinSubstitution([share, "config", "default.yaml"]),
+            description="parameters of the mapper",
+        ),
+        DeclareLaunchArgument(
+            "rig_file", default_value="", description="RIG.yaml with the cameras"
+        ),
+        DeclareLaunchArgument(
+            "bootstrap", default_value="", description="how cameras are found: sfm, rig, vggt"
+        ),
+        DeclareLaunchArgument(
+            "vggt_engine",
+            default_value="",
+            description="for bootstrap:=vggt: engine with passport",
+        ),
+        DeclareLaunchArgument(
+            "depth", default_value="", description="what gives depth: plane_sweep, depth_anything"
+        ),
+        DeclareLaunchArgument(
+            "depth_anything_engine",
+            default_value="",
+            description="for depth:=depth_anything: engine with passport",
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time", default_value="false", description="take the time from /clock"
+        ),
+        DeclareLaunchArgument("rviz", default_value="false", description="show the map in RViz"),
+        DeclareLaunchArgument(
+            "dds_large_data",
+            default_value="true",
+            description="set FASTDDS_BUILTIN_TRANSPORTS for large messages (Fast DDS only)",
+        ),
+    ]
     rviz = Node(
         package="rviz2",
         executable="rviz2",
@@ -116,4 +149,5 @@ def generate_launch_description():
         LARGE_DATA,
         condition=IfCondition(LaunchConfiguration("dds_large_data")),
     )
-    return LaunchDescription([*arguments, large_data, activate, failed, mapper, configure, rviz])
+    mapper = OpaqueFunction(function=launch_mapper)
+    return LaunchDescription([*arguments, large_data, mapper, rviz])

@@ -42,3 +42,56 @@ def shared_data() -> Path:
     if folder is None:
         pytest.skip(f"reference data: {reason}")
     return folder
+
+
+class FakeBackend:
+    """A back end that answers with given arrays, whatever it is asked."""
+
+    name = "fake"
+    device = "cpu"
+    precision = "fp32"
+
+    def __init__(self, shape, answer):
+        from vggt_ros.inference.backend import TensorSpec
+
+        self.answer = answer
+        self.inputs = (TensorSpec("images", shape, "float32"),)
+        self.outputs = tuple(TensorSpec(n, a.shape, "float32") for n, a in answer.items())
+        self.calls = []
+        self.closed = 0
+        self.error = None
+
+    def run(self, inputs):
+        assert not self.closed
+        if self.error is not None:
+            raise self.error
+        self.calls.append({name: array.copy() for name, array in inputs.items()})
+        return {name: array.copy() for name, array in self.answer.items()}
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture(scope="session")
+def fake_engine():
+    """Make an open engine of a family that answers with given arrays."""
+
+    def make(family, shape, answer, depth_kind="", normalisation="zero_to_one"):
+        from vggt_ros.inference.engine_store import Engine
+        from vggt_ros.inference.passport import ModelFacts, Passport, Precision, Runtime
+
+        facts = ModelFacts(
+            family, f"fixture of {family}", "test only", "", normalisation, depth_kind
+        )
+        passport = Passport(
+            "fake.onnx",
+            "00",
+            facts,
+            Precision("fp32", "fp32"),
+            Runtime("fake", "1"),
+            inputs=(),
+            outputs=(),
+        )
+        return Engine(Path("fake.onnx"), FakeBackend(shape, answer), passport, None)
+
+    return make

@@ -154,6 +154,85 @@ class RigConfig:
     )
 
 
+BACKENDS = ("auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+"""auto, and the names of `inference.backend`."""
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class VggtConfig:
+    """`vggt.*`: the bootstrapper that asks the network VGGT."""
+
+    engine: str = parameter("", "engine or checkpoint, with its passport beside it")
+    backend: str = parameter("auto", "what runs it; auto: what its name ends in", choices=BACKENDS)
+    device: str = parameter("auto", "cpu, cuda:N; auto: what the back end is built for")
+    precision: str = parameter(
+        "auto",
+        "to compute in, where the back end can choose (torch, openvino); auto: as it is stored",
+        choices=PRECISIONS,
+    )
+    allow_unverified: bool = parameter(
+        False, "do not check the engine against its passport; the status says so"
+    )
+    sets: int = parameter(1, "frame sets that are reconstructed together", low=1, high=100)
+    preprocess: str = parameter(
+        "crop",
+        "crop: as wide as the input, what is too high is cut; pad: every pixel, with white bars",
+        choices=("crop", "pad"),
+    )
+    image_px: int = parameter(
+        518,
+        "width of the input (pad: both sides), a multiple of 14; only for engines of free size",
+        unit="px",
+        low=28,
+        high=2044,
+    )
+    min_views: int = parameter(2, "fewer views that overlap are a failure", low=1, high=1600)
+    min_overlap: float = parameter(
+        0.1,
+        "least part of a view's pixels that must lie, at the same depth, in another view, or "
+        "the view is left out",
+        low=0.0,
+        high=1.0,
+    )
+    min_confidence: float = parameter(
+        0.1,
+        "the least sure part of all pixels, which does not go into the map",
+        low=0.0,
+        high=0.99,
+    )
+
+
+@dataclass(frozen=True)
+class DepthAnythingConfig:
+    """`depth_anything.*`: depth of single images by the network Depth Anything."""
+
+    engine: str = parameter("", "engine or checkpoint, with its passport beside it")
+    backend: str = parameter("auto", "what runs it; auto: what its name ends in", choices=BACKENDS)
+    device: str = parameter("auto", "cpu, cuda:N; auto: what the back end is built for")
+    precision: str = parameter(
+        "auto",
+        "to compute in, where the back end can choose (torch, openvino); auto: as it is stored",
+        choices=PRECISIONS,
+    )
+    allow_unverified: bool = parameter(
+        False, "do not check the engine against its passport; the status says so"
+    )
+    contexts: int = parameter(
+        1, "batches that the engine computes at the same time", low=1, high=16
+    )
+    image_px: int = parameter(
+        518,
+        "shorter side of the input, a multiple of 14; only for engines of free size",
+        unit="px",
+        low=28,
+        high=2044,
+    )
+    width: int = parameter(
+        480, "depth is handed on at this width; 0: that of the images", unit="px", low=0, high=8192
+    )
+
+
 @dataclass(frozen=True)
 class ScaleConfig:
     """`scale.*`: where metres come from."""
@@ -196,9 +275,24 @@ class PlaneSweepConfig:
     max_depth: float = parameter(
         0.0, "farthest plane; 0: from the bootstrap points", unit="map units", low=0.0
     )
+    max_outlier_chance: float = parameter(
+        0.25,
+        "pixels become holes whose chance of being off by more than 25 % of the depth is higher",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
     min_confidence: float = parameter(
-        0.15,
+        0.0,
         "pixels become holes whose chance of being within 5 % of the true depth is lower",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
+    map_confidence: float = parameter(
+        0.5,
+        "pixels whose chance of being within 5 % of the true depth is lower are published but do "
+        "not go into the map",
         low=0.0,
         high=1.0,
         runtime=True,
@@ -209,6 +303,13 @@ class PlaneSweepConfig:
 class AlignConfig:
     """`align.*`: depth to map."""
 
+    model: str = parameter(
+        "auto",
+        "depth z from a prediction v (depth, or 1 / disparity); scale: z = s*v, of disparities "
+        "1/z = s/v; scale_shift: z = s*v + t; invdepth_scale_shift: 1/z = s/v + t; auto: by the "
+        "kind of the prediction",
+        choices=("auto", "scale", "scale_shift", "invdepth_scale_shift"),
+    )
     min_pixels: int = parameter(200, "fewer compared pixels reject the fit", low=10)
     min_inlier_fraction: float = parameter(
         0.5, "fewer inliers reject the fit", low=0.0, high=1.0, runtime=True
@@ -220,7 +321,23 @@ class AlignConfig:
         0.1, "larger median relative error rejects the fit", low=0.0, high=10.0, runtime=True
     )
     smoothing: float = parameter(
-        0.3, "weight of a new fit against the camera's filtered one; 1: no filter", low=0.0, high=1
+        0.3,
+        "least weight of a new fit against the camera's filtered one; 1: no filter",
+        low=0.0,
+        high=1.0,
+    )
+    max_disagreement: float = parameter(
+        0.1,
+        "median relative difference from the depth of another camera that sees the same; who "
+        "contradicts more cameras is held or rejected; 0: not compared",
+        low=0.0,
+        high=0.9,
+        runtime=True,
+    )
+    calibration_file: str = parameter(
+        "",
+        "JSON {camera: [scale, shift]}: read at the start if it exists, written at the end; "
+        "empty: none",
     )
     seed: int = parameter(0, "seed of RANSAC", low=0)
 
@@ -272,18 +389,24 @@ class Config:
     rig_file: str = parameter("", "RIG.yaml with the cameras; empty: bag, topics and TF only")
     bootstrap: str = parameter(
         "sfm",
-        "sfm: structure from motion; rig: poses are given by the rig file or TF",
-        choices=("sfm", "rig"),
+        "sfm: structure from motion; rig: poses are given by the rig file or TF; vggt: the "
+        "network of vggt.engine",
+        choices=("sfm", "rig", "vggt"),
     )
     depth: str = parameter(
-        "plane_sweep", "what gives depth between bootstraps", choices=("plane_sweep",)
+        "plane_sweep",
+        "what gives depth between bootstraps; plane_sweep: the overlap of the cameras; "
+        "depth_anything: the network of depth_anything.engine, for each image alone",
+        choices=("plane_sweep", "depth_anything"),
     )
     frame: FrameConfig = field(default_factory=FrameConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     sfm: SfmConfig = field(default_factory=SfmConfig)
     rig: RigConfig = field(default_factory=RigConfig)
+    vggt: VggtConfig = field(default_factory=VggtConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     plane_sweep: PlaneSweepConfig = field(default_factory=PlaneSweepConfig)
+    depth_anything: DepthAnythingConfig = field(default_factory=DepthAnythingConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     map: MapConfig = field(default_factory=MapConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)

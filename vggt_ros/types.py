@@ -73,8 +73,8 @@ class FrameSet:
 class View:
     """One registered image of an `UnscaledScene`.
 
-    `depth` (H, W) [scene units] and `confidence` (H, W) in [0, 1], at the size of
-    `depth_model`, where the bootstrapper is dense.
+    `depth` (H, W) [scene units], `confidence` (H, W) in [0, 1] and the image `rgb` (H, W, 3), at
+    the size of `depth_model`, where the bootstrapper is dense.
     """
 
     camera: str
@@ -84,6 +84,7 @@ class View:
     depth: Float32 | None = None
     confidence: Float32 | None = None
     depth_model: CameraModel | None = None
+    rgb: Image | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,6 +233,8 @@ class DepthAlignment:
     compared_pixels: int
     accepted: bool
     reason: str = ""
+    model: str = ""
+    """How scale and shift are meant (`align.model`); empty for depth that is not fitted."""
 
 
 @dataclass(frozen=True, eq=False)

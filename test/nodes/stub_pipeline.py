@@ -68,17 +68,27 @@ class StubPipeline:
         self.words = os.environ.get("VGGT_ROS_STUB", "").split()
         self.map = Map()
         self.depth_estimator = SimpleNamespace(name="plane_sweep")
+        self.engines = {}
         self.timings = Timings()
         self.dropped = Counter()
         self.rig = self.scene = None
         self.sets_received = self.sets_used = 0
         self.reset()
 
+    def close(self):
+        pass
+
     def prepare(self):
         if "no_prepare" in self.words:
             raise EngineError("the stub was asked not to prepare")
         if "slow_prepare" in self.words:
             time.sleep(30.0)
+
+    def load_calibration(self):
+        pass
+
+    def save_calibration(self):
+        pass
 
     def set_rig(self, rig):
         self.rig = rig

@@ -13,6 +13,7 @@ from vggt_ros.msg import MapStatus
 from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
 from vggt_ros.nodes.worker import Health, MappingWorker
 from vggt_ros.pipeline.ingest import Ingest
+from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.types import ScaleEstimate, ScaleSource
 
 CONFIG = Config(cameras=["left", "right"], camera=dict.fromkeys(("left", "right"), CameraConfig()))
@@ -97,3 +98,25 @@ def test_a_fault_that_is_over_is_forgotten(monkeypatch):
     assert monitor.fault == "cannot be decoded"  # nothing has come since
     monitor.arrived(2)
     assert monitor.fault == ""
+
+
+def test_engines_are_named_in_the_order_of_the_stages():
+    def engine(file, backend, precision, verified=True):
+        return EngineInUse(file, backend, "cpu", precision, "model", "licence", "", verified)
+
+    def said(**engines):
+        status = map_status(MapStatus.STATE_MAPPING, Health(engines=engines), [], CONFIG, 0)
+        told = diagnostics("mapper", status, [], Health(engines=engines), 0).status[0].values
+        keys = {v.key: v.value for v in told}
+        return (status.backend, status.engine, status.precision), keys
+
+    assert said()[0] == ("numba", "", "fp32")
+    vggt = engine("vggt.engine", "tensorrt", "fp16")
+    depth = engine("da.onnx", "onnxruntime", "fp16", verified=False)
+    assert said(bootstrap=vggt)[0] == ("tensorrt, numba", "vggt.engine", "fp16, fp32")
+    assert said(depth=depth)[0] == ("numba, onnxruntime", "da.onnx", "fp32, fp16")
+    fields, keys = said(bootstrap=vggt, depth=depth)
+    assert fields == ("tensorrt, onnxruntime", "vggt.engine, da.onnx", "fp16")
+    assert keys["engine of bootstrap"].endswith("tensorrt on cpu, fp16, verified")
+    assert "licence licence" in keys["engine of depth"]
+    assert keys["engine of depth"].endswith("not verified")

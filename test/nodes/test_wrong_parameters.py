@@ -19,7 +19,7 @@ MAPPER = "vggt_ros.nodes.mapper"
         ({"map.voxel_m": -1.0}, ["'map.voxel_m': expected a number from 0.0001 to 10 m, got -1"]),
         ({"map.voxel_m": ".nan"}, ["'map.voxel_m'", "nan"]),
         ({"sfm.seed": 1.5}, ["'sfm.seed': expected a whole number, got a float, 1.5"]),
-        ({"bootstrap": "sfn"}, ["'bootstrap': expected one of sfm, rig, got 'sfn'"]),
+        ({"bootstrap": "sfn"}, ["'bootstrap': expected one of sfm, rig, vggt, got 'sfn'"]),
         ({"cameras": "[on, off]"}, ["'cameras': expected a list of strings", "quote them"]),
         ({"cameras": "front"}, ["'cameras': expected a list of strings", "write ['front']"]),
         ({"cameras": "[]"}, ["expected one camera name or more"]),

@@ -142,3 +142,10 @@ def test_under_the_wildcard_foreign_names_are_warned_of(tmp_path, caplog):
 def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.yaml: cannot be read: No such file"):
         load_config(tmp_path / "nothing.yaml")
+
+
+def test_the_example_for_networks_loads(repository):
+    config = load_config(repository / "config" / "vggt.yaml", [])
+    assert (config.bootstrap, config.depth) == ("vggt", "depth_anything")
+    assert config.vggt.engine
+    assert config.depth_anything.contexts == 2

@@ -24,7 +24,7 @@ def test_every_field_of_the_tree_is_there_once():
     info = infos["map.voxel_m"]
     assert (info.default, info.type, info.unit, info.low) == (0.02, "float", "m", 1e-4)
     assert infos["cameras"].type == "list[str]"
-    assert infos["bootstrap"].choices == ("sfm", "rig")
+    assert infos["bootstrap"].choices == ("sfm", "rig", "vggt")
     assert infos["map.carve"].runtime
     assert all(info.doc for info in infos.values())
 
@@ -102,7 +102,10 @@ def test_subclasses_stay_what_they_are():
         ({"cameras": [1]}, r"expected a list of texts, got \[1\]"),
         ({"cameras": ["a", "a"]}, "'a' is there twice"),
         ({"cameras": ["a b"]}, "without blanks and dots, got 'a b'"),
-        ({"bootstrap": "sfn"}, r"expected one of sfm, rig, got 'sfn' \(did you mean 'sfm'\?\)"),
+        (
+            {"bootstrap": "sfn"},
+            r"expected one of sfm, rig, vggt, got 'sfn' \(did you mean 'sfm'\?\)",
+        ),
         (
             {"cameras": ["front"], "camera.frnt.frame_id": "x"},
             r"no camera 'frnt' \(did you mean 'front'\?\); cameras: front",

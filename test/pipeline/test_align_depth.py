@@ -11,8 +11,11 @@ import pytest
 from vggt_ros.config import AlignConfig
 from vggt_ros.errors import AlignmentError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
-from vggt_ros.mapping.kernels_fit import fit_affine
-from vggt_ros.pipeline.align_depth import DepthAligner, apply_fit, reference_from_points
+from vggt_ros.mapping.kernels_fit import HELD_OUT, fit_affine
+from vggt_ros.pipeline.align_depth import DepthAligner, apply_fit
+from vggt_ros.pipeline.align_samples import collect, fit_samples
+from vggt_ros.pipeline.camera_fits import AlignModel
+from vggt_ros.pipeline.reference_depth import reference_from_points
 from vggt_ros.types import DepthKind, DepthMap, DepthPrediction
 
 MODEL = CameraModel(160, 120, 130.0, 130.0, 79.5, 59.5)
@@ -306,3 +309,99 @@ def test_sparse_reference_suffices():
     result = DepthAligner(AlignConfig()).align(prediction, reference, POSE)
     assert result.alignment.accepted
     assert result.alignment.scale == pytest.approx(0.4, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "value", "expected"),
+    [
+        # depth from the value by the formula of the model
+        ("scale", DepthKind.DISPARITY, lambda z: 1 / z / 0.5, (0.5, 0.0)),
+        ("scale", DepthKind.RELATIVE_DEPTH, lambda z: z / 2.5, (2.5, 0.0)),
+        ("scale_shift", DepthKind.DISPARITY, lambda z: 2.5 / (z - 0.3), (2.5, 0.3)),
+        ("scale_shift", DepthKind.METRIC_DEPTH, lambda z: (z - 0.3) / 2.5, (2.5, 0.3)),
+        ("invdepth_scale_shift", DepthKind.DISPARITY, lambda z: (1 / z - 0.05) / 0.4, (0.4, 0.05)),
+        (
+            "invdepth_scale_shift",
+            DepthKind.METRIC_DEPTH,
+            lambda z: 0.4 / (1 / z - 0.05),
+            (0.4, 0.05),
+        ),
+    ],
+)
+def test_model_may_be_chosen(model, kind, value, expected):
+    z = room_depth()
+    prediction = dataclasses.replace(
+        predicted(z, kind, 1.0, 0.0), values=value(z.astype(np.float64)).astype(np.float32)
+    )
+    aligner = DepthAligner(AlignConfig(model=model))
+    result = aligner.align(prediction, z, POSE)
+    assert result.alignment.accepted
+    assert result.alignment.model == model
+    assert (result.alignment.scale, result.alignment.shift) == pytest.approx(expected, abs=1e-3)
+    np.testing.assert_allclose(result.depth, z, rtol=1e-3)
+    assert aligner.state()["_meta"]["front"]["model"] == model
+
+
+def test_fits_of_different_models_are_not_mixed():
+    z = room_depth()
+    prediction = predicted(z, DepthKind.METRIC_DEPTH, 1.3, 0.0)
+    aligner = DepthAligner(AlignConfig(smoothing=0.01))
+    meta = {"model": "scale_shift", "kind": "metric_depth", "covariance": [[0, 0], [0, 0]]}
+    aligner.load_state({"front": [9.0, 0.5], "_meta": {"front": meta}})
+    result = aligner.align(prediction, z, POSE)
+    assert result.alignment.scale == pytest.approx(1.3, rel=1e-4)
+    sparse = np.full_like(z, np.nan)
+    sparse[::12, ::12] = z[::12, ::12]
+    aligner.config = AlignConfig(model="scale_shift")
+    assert "200 needed" in aligner.align(prediction, sparse, POSE).alignment.reason
+
+
+def test_fit_of_unknown_quality_gives_way_to_a_measured_one():
+    z = room_depth()
+    aligner = DepthAligner(AlignConfig(smoothing=0.1))
+    aligner.load_state({"front": [0.405, 0.05]})
+    prediction = predicted(z, DepthKind.DISPARITY, 0.4, 0.05, noise=0.02)
+    found = aligner.align(prediction, z, POSE).alignment
+    alone = DepthAligner(AlignConfig()).align(prediction, z, POSE).alignment
+    assert found.scale == pytest.approx(alone.scale, rel=1e-3)
+
+
+def test_blurred_edges_do_not_move_the_fit():
+    """Everything within two pixels of an edge errs, more than half of it the same way."""
+    z = room_depth()
+    wide = z.copy()
+    box = z < 2.2
+    for dv in range(-2, 3):
+        for du in range(-2, 3):
+            moved = np.roll(box, (dv, du), (0, 1))
+            wide[moved & ~box] = 1.7
+    prediction = predicted(z, DepthKind.DISPARITY, 0.4, 0.05)
+    aligned = DepthAligner(AlignConfig()).align(prediction, wide, POSE).alignment
+    assert aligned.scale == pytest.approx(0.4, rel=1e-4)
+    assert aligned.inlier_fraction == 1.0
+
+
+def test_fit_is_judged_by_pixels_that_took_no_part():
+    z = room_depth()
+    prediction = predicted(z, DepthKind.DISPARITY, 0.4, 0.05, noise=0.02)
+    samples = collect(prediction, z, AlignModel.INVDEPTH_SCALE_SHIFT)
+    assert len(samples.held_ds) == len(samples) // HELD_OUT
+    fit, inliers = fit_samples(samples, prediction.kind, AlignConfig())
+    assert fit is not None
+    assert inliers > 0.97
+    assert samples.residual(fit) == pytest.approx(0.6745 * 0.02, rel=0.1)
+
+
+def test_file_survives_a_restart(tmp_path):
+    z = room_depth()
+    aligner = DepthAligner(AlignConfig())
+    aligner.align(predicted(z, DepthKind.DISPARITY, 0.4, 0.05), z, POSE)
+    aligner.save(tmp_path / "calibration.json")
+    again = DepthAligner(AlignConfig())
+    again.load(tmp_path / "calibration.json")
+    assert again.known == 1
+    assert again.state() == aligner.state()
+    (tmp_path / "calibration.json").write_text("{}x")
+    with pytest.raises(ConfigError):
+        again.load(tmp_path / "calibration.json")
+    assert again.state() == aligner.state()

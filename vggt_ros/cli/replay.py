@@ -120,6 +120,7 @@ class Outcome:
         write_text(out / results.CONFIG, dump_config(self.config))
         write_json(out / results.TIMINGS, self.pipeline.timings.summary())
         write_json(out / results.REPORT, self.report())
+        self.pipeline.save_calibration()
 
     def summary(self) -> str:
         """A table for the terminal."""
@@ -160,6 +161,9 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         rig = chosen.rig
         config = replace(config, cameras=list(rig.names))
         pipeline = MappingPipeline(config, rig)
+        pipeline.load_calibration()
+        stack.callback(pipeline.close)
+        pipeline.open_engines()  # before the bag is read: it is what may fail
         ingest = stack.enter_context(
             Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
         )
@@ -208,7 +212,7 @@ def _why_nothing(path: Path, outcome: Outcome) -> str:
     if pipeline.sets_received:
         return (
             f"{path}: the bag has {pipeline.sets_received} frame sets, but the bootstrap needs "
-            f"{pipeline.bootstrapper.sets_needed} (sfm.sets)"
+            f"{pipeline.bootstrapper.sets_needed} ({pipeline.config.bootstrap}.sets)"
         )
     dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(outcome.dropped.items()))
     notes = "".join(f"; {note}" for note in outcome.notes)

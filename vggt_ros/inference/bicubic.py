@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 
 import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.types import Image
+from vggt_ros.types import Float32, Image
 
 _SUPPORT = 2.0
 """Half width of the cubic kernel [source pixels, or target pixels when shrinking]."""
@@ -25,17 +26,53 @@ _BITS = 22
 """Fraction of the fixed-point weights: 32 bits less 8 of the pixel and 2 against overflow."""
 
 
+def resize_into(image: Image, width: int, height: int, out: Float32, top: int = 0) -> None:
+    """Resize as `PIL.Image.resize` with BICUBIC does, to planes in [0, 1].
+
+    Args:
+        image: (h, w, 3).
+        width: of the resized image.
+        height: of the resized image.
+        out: (3, rows, width), where rows `top` and following of the resized image go.
+        top: first row that is wanted.
+    """
+    rows, columns = image.shape[:2]
+    horizontal = _weights(columns, width)
+    first, weights = _weights(rows, height)
+    kept = slice(top, top + out.shape[1])
+    planes = [_scratch(f"plane {c}", (rows, columns)) for c in range(3)]
+    tall = _scratch("tall", (columns, rows))
+    narrow = _scratch("narrow", (width, rows))
+    wide = _scratch("wide", (rows, width))
+    cv2.split(image, planes)
+    for plane, values in zip(planes, out, strict=True):
+        # Pillow goes along the rows first. Transposed, both passes add up whole rows.
+        cv2.transpose(plane, tall)
+        _resample_columns(tall, *horizontal, narrow)
+        cv2.transpose(narrow, wide)
+        _resample_rows(wide, first[kept], weights[kept], values)
+
+
+_memory = threading.local()
+
+
+def _scratch(name: str, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Memory of this thread for one purpose, kept until another size is wanted.
+
+    New pages would cost as much as the smaller half of the work.
+    """
+    arrays: dict[str, NDArray[np.uint8]] = _memory.__dict__
+    array = arrays.get(name)
+    if array is None or array.shape != shape:
+        array = arrays[name] = np.empty(shape, np.uint8)
+    return array
+
+
 def resize_bicubic(image: Image, width: int, height: int) -> Image:
     """Resize (H, W, 3) uint8 to planes (3, height, width), as `PIL.Image.resize` with BICUBIC."""
-    columns = _weights(image.shape[1], width)
-    rows = _weights(image.shape[0], height)
-    resized = np.empty((3, height, width), np.uint8)
-    narrow = np.empty((width, image.shape[0]), np.uint8)
-    for plane, out in zip(cv2.split(image), resized, strict=True):
-        # Pillow goes along the rows first. Transposed, both passes add up whole rows.
-        _resample_rows(cv2.transpose(plane), *columns, narrow)
-        _resample_rows(cv2.transpose(narrow), *rows, out)
-    return resized
+    out = np.empty((3, height, width), np.float32)
+    resize_into(image, width, height, out)
+    return np.rint(out * 255).astype(np.uint8)
 
 
 def warm_up() -> None:
@@ -75,19 +112,37 @@ def _cubic(offset: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _resample_rows(source, firsts, weights, out):
-    """Each row of `out` (n, m) is a weighted sum of rows of `source` (k, m), rounded to uint8."""
-    columns = source.shape[1]
-    total = np.empty(columns, np.int32)
+def _resample_columns(source, firsts, weights, out):
+    """Rows of `out` (n, m) are weighted sums of rows of `source` (k, m), rounded to uint8."""
+    size = source.shape[1]
+    total = np.empty(size, np.int32)
     for i in range(len(firsts)):
-        total[:] = np.int32(1 << (_BITS - 1))
-        for k in range(weights.shape[1]):
-            weight = weights[i, k]
-            if weight == 0:
-                continue
-            row = source[firsts[i] + k]
-            for j in range(columns):
-                total[j] += weight * np.int32(row[j])
+        _add_rows(source, firsts[i], weights[i], total)
         target = out[i]
-        for j in range(columns):
+        for j in range(size):
             target[j] = min(max(total[j] >> _BITS, 0), 255)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _resample_rows(source, firsts, weights, out):
+    """The same, over 255 as float32."""
+    size = source.shape[1]
+    total = np.empty(size, np.int32)
+    for i in range(len(firsts)):
+        _add_rows(source, firsts[i], weights[i], total)
+        target = out[i]
+        for j in range(size):
+            target[j] = np.float32(min(max(total[j] >> _BITS, 0), 255)) / np.float32(255)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _add_rows(source, first, weights, total):
+    """Half a unit and the weighted sum of rows, in fixed point."""
+    total[:] = np.int32(1 << (_BITS - 1))
+    for k in range(len(weights)):
+        weight = weights[k]
+        if weight == 0:
+            continue
+        row = source[first + k]
+        for j in range(len(total)):
+            total[j] += weight * np.int32(row[j])

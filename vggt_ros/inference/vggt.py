@@ -105,7 +105,7 @@ def decode(
         max_points: `UnscaledScene.points` are thinned out evenly to this number.
 
     Returns:
-        Dense views: depth, confidence and `depth_model` for the part of the input that shows
+        Dense views: depth, confidence, rgb and `depth_model` for the part of the input that shows
         the image, NaN and confidence 0 where depth is not finite and positive. `scene` is the
         network's world. `statistics`: views, registered, points, invalid_depth (share of
         pixels), raw confidence at 10, 50 and 90 %, and where intrinsics are given focal_ratio,
@@ -142,7 +142,7 @@ def decode(
         dataclasses.replace(view, confidence=rank)
         for view, rank in zip(usable.values(), ranks, strict=True)
     ]
-    points, colours = _points(found, [network_input.kept_rgb(k) for k in usable], max_points)
+    points, colours = dense_points(found, max_points)
     registered = {view.camera for view in found}
     failed = dict.fromkeys(f.camera for _, f in frames if f.camera not in registered)
     statistics = _statistics(cameras, network_input, frames, parts)
@@ -175,6 +175,7 @@ def _views(
                 camera.world_from_camera,
                 depth=parts[k].depth,
                 depth_model=network_input.placements[k].kept_camera(model),
+                rgb=network_input.kept_rgb(k),
             )
     return views, reasons
 
@@ -258,20 +259,22 @@ def _ranks(parts: Sequence[_DepthPart]) -> list[Float32]:
     return ranks
 
 
-def _points(
-    views: Sequence[View], images: Sequence[Image], max_points: int
-) -> tuple[Float64, Image]:
-    """Points of the more confident pixels of all views, evenly thinned, and their colours."""
+def dense_points(views: Sequence[View], max_points: int = 100_000) -> tuple[Float64, Image]:
+    """Points (M, 3) in scene of the more confident pixels of dense views, evenly thinned.
+
+    Returns:
+        The points and their colours (M, 3).
+    """
     points, colours = [np.zeros((0, 3))], [np.zeros((0, 3), np.uint8)]
     masks = [view.confidence >= _POINT_CONFIDENCE for view in views if view.confidence is not None]
     step = max(-(-sum(int(mask.sum()) for mask in masks) // max(max_points, 1)), 1)
-    for view, image, mask in zip(views, images, masks, strict=True):
-        if view.depth is None or view.depth_model is None:
+    for view, mask in zip(views, masks, strict=True):
+        if view.depth is None or view.depth_model is None or view.rgb is None:
             continue
         chosen = np.flatnonzero(mask)[::step]
         in_camera = view.depth_model.unproject(view.depth).reshape(-1, 3)[chosen]
         points.append(view.scene_from_camera.apply(in_camera))
-        colours.append(image.reshape(-1, 3)[chosen])
+        colours.append(view.rgb.reshape(-1, 3)[chosen])
     return np.concatenate(points), np.concatenate(colours)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from vggt_ros.geometry import CameraModel
-from vggt_ros.inference.bicubic import resize_bicubic
+from vggt_ros.inference.bicubic import resize_into
 from vggt_ros.types import Float32, Image
 
 PATCH = 14
@@ -152,16 +152,22 @@ def prepare(
     sizes = [_scaled(image.shape[1], image.shape[0], mode, width, height) for image in images]
     if shape is None and mode == "crop":
         height = min(max(scaled[1] for scaled in sizes), height)
-    batch = np.ones((len(images), 3, height, width), np.float32)
+    batch = np.empty((len(images), 3, height, width), np.float32)
     placements = []
     for image, scaled, out in zip(images, sizes, batch, strict=True):
         place = _place((image.shape[1], image.shape[0]), scaled, (width, height))
         placements.append(place)
-        rows = slice(place.cut_top, place.cut_top + place.height)
-        columns = slice(place.cut_left, place.cut_left + place.width)
-        planes = resize_bicubic(image, *scaled)[:, rows, columns]
         to_rows, to_columns = place.region
-        np.divide(planes, np.float32(255.0), out=out[:, to_rows, to_columns], dtype=np.float32)
+        if (place.width, place.height) != (width, height):
+            out.fill(1.0)
+        if scaled[0] == place.width:
+            resize_into(image, *scaled, out[:, to_rows, to_columns], place.cut_top)
+            continue
+        # "pad" with another shape of engine cuts columns: the whole first, then its part
+        whole = np.empty((3, place.height, scaled[0]), np.float32)
+        resize_into(image, *scaled, whole, place.cut_top)
+        columns = slice(place.cut_left, place.cut_left + place.width)
+        out[:, to_rows, to_columns] = whole[:, :, columns]
     return VggtInput(batch, tuple(placements))
 
 

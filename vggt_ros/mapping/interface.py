@@ -37,8 +37,8 @@ class Map(Protocol):
         """Bytes held for the surfels or voxels, spare capacity included."""
         ...
 
-    def fuse(self, depth_maps: Sequence[DepthMap]) -> FuseStatistics:
-        """Merge the depth maps of one set."""
+    def fuse(self, depth_maps: Sequence[DepthMap], bootstrap: bool = False) -> FuseStatistics:
+        """Merge the depth maps of one set; what a bootstrap gave is evicted after all else."""
         ...
 
     def render(self, model: CameraModel, map_from_camera: Rigid3) -> Rendering:

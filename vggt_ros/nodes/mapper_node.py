@@ -1,8 +1,8 @@
 """The lifecycle node around `MappingPipeline`.
 
-configure: compile and warm up; activate: subscribe; deactivate: unsubscribe, the map stays;
-cleanup: free everything. Images go to the queues of ingest, a worker thread maps, a second one
-publishes (`worker.py`); services answer while both work.
+configure: load and verify engines, compile, warm up; activate: subscribe; deactivate:
+unsubscribe, the map stays; cleanup: free everything. Images go to the queues of ingest, a worker
+thread maps, a second one publishes (`worker.py`); services answer while both work.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Mapper(LifecycleNode):
         self._frames: Frames | None = None
         self._outputs: Outputs | None = None
         self._worker: MappingWorker | None = None
+        self._pipeline: Any = None
         self._inputs: CameraInputs | None = None
         self._calibration: Calibration | None = None
         self._jump_handle: Any = None
@@ -166,7 +167,9 @@ class Mapper(LifecycleNode):
         config = self._resolved
         self.get_logger().info(f"configuration: {dataclasses.asdict(config)}")
         pipeline = self._pipeline_factory(config)
+        pipeline.load_calibration()
         self._prepare(pipeline)
+        self._pipeline = pipeline
         self._frames = listen(self, self._inputs_group)
         self._outputs = Outputs(self, config, self._frames)
         self._calibration = Calibration(
@@ -244,8 +247,16 @@ class Mapper(LifecycleNode):
             self._jump_handle.unregister()
             self._jump_handle = None
         if self._worker is not None:
-            self._finished = self._worker.stop(STOP_TIMEOUT_S) and self._finished
+            idle = self._worker.stop(STOP_TIMEOUT_S)
+            if idle:
+                self._save_calibration(self._worker.pipeline)
+            else:  # it still computes; its engines end with the process
+                self._pipeline = None
+            self._finished = idle and self._finished
             self._worker = None
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
         if self._outputs is not None:
             self._finished = self._outputs.close() and self._finished
             self._outputs = None
@@ -254,6 +265,12 @@ class Mapper(LifecycleNode):
             self._frames = None
         self._calibration = None
         self._state = MapStatus.STATE_UNCONFIGURED
+
+    def _save_calibration(self, pipeline: Any) -> None:
+        try:
+            pipeline.save_calibration()
+        except VggtRosError as error:  # nothing else of the clean-up depends on it
+            self.get_logger().error(f"align.calibration_file: {error}")
 
     def _autostart(self) -> None:
         self.destroy_timer(self._start_timer)

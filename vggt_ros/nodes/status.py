@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
@@ -14,6 +14,7 @@ from vggt_ros.config import Config
 from vggt_ros.msg import CameraStatus, DropCount, MapStatus
 from vggt_ros.nodes.conversions import pose_message, time_message
 from vggt_ros.nodes.worker import Health
+from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.types import DepthKind, ScaleSource
 
 RATE_WINDOW_S = 5.0
@@ -114,8 +115,7 @@ def map_status(
         message.scale_source = scene.scale.source.value
     message.bootstrapper = health.bootstrapper or config.bootstrap
     message.depth_estimator = health.depth_estimator or config.depth
-    message.backend = "numba"
-    message.precision = "fp32"
+    _name_engines(message, health)
     message.map_points = health.map_points
     message.memory_bytes = health.memory_bytes
     message.memory_budget_bytes = int(config.map.budget_mb * 1e6)
@@ -129,6 +129,30 @@ def map_status(
     message.timing_ms_p50 = [float(t["p50_ms"]) for t in health.timings.values()]
     message.timing_ms_p95 = [float(t["p95_ms"]) for t in health.timings.values()]
     return message
+
+
+def _name_engines(message: MapStatus, health: Health) -> None:
+    """What computes the bootstrap and the depth, in this order, once where they are alike."""
+    engines = [health.engines.get(stage) for stage in _STAGES]
+    message.backend = _joined("numba" if e is None else e.backend for e in engines)
+    message.precision = _joined("fp32" if e is None else e.precision for e in engines)
+    message.engine = _joined(e.file for e in engines if e is not None)
+
+
+_STAGES = ("bootstrap", "depth")
+
+
+def _joined(words: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(words))
+
+
+def _told(engine: EngineInUse) -> str:
+    """One line for the diagnostics."""
+    verified = "verified" if engine.verified else "not verified"
+    return (
+        f"{engine.file} ({engine.model}, licence {engine.licence}), {engine.backend} on "
+        f"{engine.device}, {engine.precision}, {verified}"
+    )
 
 
 def _camera_status(monitor: CameraMonitor, health: Health) -> CameraStatus:
@@ -194,6 +218,7 @@ def diagnostics(
         "sets received": str(status.sets_received),
         "sets used": str(status.sets_used),
     }
+    values |= {f"engine of {stage}": _told(e) for stage, e in health.engines.items()}
     values |= {f"dropped: {drop.reason}": str(drop.count) for drop in status.dropped}
     for name, p50, p95 in zip(
         status.timing_names, status.timing_ms_p50, status.timing_ms_p95, strict=True

@@ -17,9 +17,10 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from vggt_ros.errors import AlignmentError, CalibrationError, VggtRosError
+from vggt_ros.errors import AlignmentError, CalibrationError, EngineError, VggtRosError
 from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
+from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Health:
     scene: AlignedScene | None = None
     bootstrapper: str = ""
     depth_estimator: str = ""
+    engines: Mapping[str, EngineInUse] = field(default_factory=dict)
     map_points: int = 0
     memory_bytes: int = 0
     sets_received: int = 0
@@ -241,6 +243,12 @@ class MappingWorker:
             self._detail = str(error)
             self._warn("bootstrap", f"bootstrap failed: {error}")
             return
+        except EngineError as error:
+            if self.pipeline.scene is not None:
+                raise
+            self._detail = str(error)
+            self._warn("bootstrap", f"bootstrap failed: {error}")
+            return
         scene = self.pipeline.scene
         if scene is None or self._calibrated is None:
             return
@@ -300,6 +308,7 @@ class MappingWorker:
             scene=scene,
             bootstrapper=scene.bootstrapper if scene else pipeline.config.bootstrap,
             depth_estimator=pipeline.depth_estimator.name,
+            engines=pipeline.engines,
             map_points=pipeline.map.size,
             memory_bytes=pipeline.map.memory_bytes,
             sets_received=ingest.sets,

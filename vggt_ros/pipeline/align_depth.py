@@ -1,6 +1,7 @@
 """Depth alignment: from what a network or stereo says to depth in map units.
 
-The model follows the kind of the prediction and is never exchanged for another:
+The model follows the kind of the prediction, or `align.model`, and is never exchanged for another
+within one camera's history (`camera_fits.AlignModel`):
 
 * disparity: 1/z = scale * d + shift
 * relative depth: z = scale * d + shift
@@ -11,63 +12,57 @@ The model follows the kind of the prediction and is never exchanged for another:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vggt_ros.config import AlignConfig
-from vggt_ros.errors import AlignmentError, ConfigError
-from vggt_ros.geometry import CameraModel, Rigid3
-from vggt_ros.mapping.kernels_fit import (
-    apply_affine,
-    collect_samples,
-    fit_affine,
-    relative_errors,
+from vggt_ros.errors import AlignmentError
+from vggt_ros.geometry import Rigid3
+from vggt_ros.mapping.kernels_fit import apply_affine
+from vggt_ros.pipeline.align_samples import Samples, collect, fit_samples
+from vggt_ros.pipeline.camera_agreement import agrees, contradictions
+from vggt_ros.pipeline.camera_fits import (
+    AlignModel,
+    CameraFit,
+    fits_of,
+    model_for,
+    read_calibration,
+    state_of,
+    write_calibration,
 )
-from vggt_ros.types import DepthAlignment, DepthKind, DepthMap, DepthPrediction, Float32, Float64
-
-MAX_SLOPE = 3.7
-"""Tangent of the flattest incidence that is compared (75 degrees)."""
-
-FAR_FACTOR = 5.0
-"""Pixels farther than this many times the median depth are not compared: there disparity says
-nothing and the map is worst."""
-
-CORRELATED_PIXELS = 100.0
-"""Pixels whose errors go together; the covariance of a fit is enlarged by this factor."""
+from vggt_ros.types import DepthAlignment, DepthKind, DepthMap, DepthPrediction, Float32
 
 JUMP_CHI_SQUARE = 11.8
 """99.7 % of chi square with two degrees of freedom."""
 
-_RESIDUAL_SAMPLES = 4096
 _LEAST_HELD_PIXELS = 30
 """Pixels that must confirm a held fit."""
 
+Job = tuple[DepthPrediction, Float32 | None, Rigid3]
+"""A prediction, the depth of the map in the same camera, and the camera's pose."""
+
 
 @dataclass(frozen=True, eq=False)
-class CameraFit:
-    """The filtered fit of one camera: log scale and shift with their covariance (2, 2)."""
+class _Outcome:
+    """A depth map, and the filtered fit to keep if the other cameras do not object."""
 
-    kind: DepthKind
-    log_scale: float
-    shift: float
-    covariance: Float64
-
-    @property
-    def scale(self) -> float:
-        """The factor of the model."""
-        return math.exp(self.log_scale)
+    depth_map: DepthMap
+    fit: CameraFit | None = None
 
 
 class DepthAligner:
     """Fits each camera's predictions to the map and filters the fits over time.
 
-    A new fit moves the camera's filtered one by the fraction `smoothing`. If it lies outside the
-    common covariance and the smoothed fit explains the present pixels worse, the scale did jump
-    and the new fit replaces the filtered one. A fit that fails its checks is replaced by the held
-    one if the present pixels confirm that; otherwise the prediction is rejected.
+    A new fit moves the camera's filtered one by its share of the common information, but at least
+    by the fraction `smoothing`. If it lies outside the common covariance and the smoothed fit
+    explains the present pixels worse, the scale did jump and the new fit replaces the filtered
+    one. A fit that fails its checks, or that the other cameras of the set contradict, is replaced
+    by the held one if the present pixels confirm that; otherwise the prediction is rejected.
 
     Args:
         config: `align.*`.
@@ -80,69 +75,82 @@ class DepthAligner:
     def align(
         self, prediction: DepthPrediction, reference: Float32 | None, map_from_camera: Rigid3
     ) -> DepthMap:
-        """Turn one prediction into depth in map units.
+        """Turn one prediction into depth in map units, see `align_set`."""
+        return self.align_set([(prediction, reference, map_from_camera)])[0]
+
+    def align_set(self, jobs: Sequence[Job]) -> list[DepthMap]:
+        """Turn the predictions of one set into depth in map units.
 
         Args:
-            prediction: of one camera.
-            reference: (H, W) depth of the map in the same camera [map units], NaN empty: from
-                `Map.render` or `reference_from_points`. None: there is no map yet.
-            map_from_camera: pose, handed on.
+            jobs: for each camera the prediction; (H, W) depth of the map in the same camera
+                [map units], NaN empty, from `Map.render` or `reference_from_points`, or None
+                while there is no map; the camera's pose, handed on.
 
         Returns:
-            The depth map. `alignment.accepted` says whether it may be used, `alignment.reason`
-            why not, or what is special about it ("held", "jump", "no reference"). The depth of a
-            rejected prediction is all NaN, except that triangulated depth stays as it is.
+            The depth maps in the same order. `alignment.accepted` says whether one may be used,
+            `alignment.reason` why not, or what is special about it ("held", "jump", "no
+            reference"). The depth of a rejected prediction is all NaN, except that triangulated
+            depth stays as it is.
 
         Raises:
             AlignmentError: shapes that do not agree.
+            ConfigError: `align.model` is unknown.
         """
-        _check_shapes(prediction, reference)
-        if prediction.kind is DepthKind.TRIANGULATED:
-            return _depth_map(
-                prediction, prediction.values, map_from_camera, self._check(prediction, reference)
-            )
-        alignment = self._fit(prediction, reference)
-        depth = (
-            apply_fit(prediction.values, prediction.kind, alignment.scale, alignment.shift)
-            if alignment.accepted
-            else np.full(prediction.values.shape, np.nan, np.float32)
-        )
-        return _depth_map(prediction, depth, map_from_camera, alignment)
+        for prediction, reference, _ in jobs:
+            _check_shapes(prediction, reference)
+        outcomes = [self._align(*job) for job in jobs]
+        if self.config.max_disagreement > 0:
+            outcomes = self._agreed(jobs, outcomes)
+        for outcome in outcomes:
+            if outcome.fit is not None:
+                self._fits[outcome.depth_map.camera] = outcome.fit
+        return [outcome.depth_map for outcome in outcomes]
+
+    @property
+    def known(self) -> int:
+        """Cameras with a fit."""
+        return len(self._fits)
 
     def reset(self) -> None:
         """Forget all fits, as after a new bootstrap."""
         self._fits.clear()
 
     def state(self) -> dict[str, Any]:
-        """The filtered fits as `per_camera_calib` JSON: {camera: [scale, shift], "_meta": ...}."""
-        state: dict[str, Any] = {
-            camera: [fit.scale, fit.shift] for camera, fit in self._fits.items()
-        }
-        state["_meta"] = {
-            camera: {"kind": fit.kind.value, "covariance": fit.covariance.tolist()}
-            for camera, fit in self._fits.items()
-        }
-        return state
+        """The filtered fits as JSON values, see `camera_fits.state_of`."""
+        return state_of(self._fits)
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned; without "_meta" the fits are disparity fits.
+    def load_state(self, state: Any) -> None:
+        """Take over what `state` returned, see `camera_fits.fits_of`.
 
         Raises:
-            ConfigError: an entry that is not [scale > 0, shift] or an impossible covariance;
-                the present fits stay.
+            ConfigError: impossible entries; the present fits stay.
         """
-        meta = state.get("_meta", {}) if isinstance(state, dict) else None
-        if not isinstance(meta, dict):
-            raise ConfigError(
-                "alignment state: expected {camera: [scale, shift], '_meta': {camera: {...}}}, "
-                f"got {type(state).__name__} with _meta {type(meta).__name__}"
-            )
-        fits = {
-            str(camera): _camera_fit(str(camera), entry, meta.get(camera, {}))
-            for camera, entry in state.items()
-            if camera != "_meta"
-        }
-        self._fits = fits
+        self._fits = fits_of(state, self.config.model)
+
+    def save(self, path: str | Path) -> None:
+        """Write the filtered fits as `per_camera_calib` JSON, whole or not at all.
+
+        Raises:
+            ExportError: the file cannot be written.
+        """
+        write_calibration(path, self._fits)
+
+    def load(self, path: str | Path) -> None:
+        """Take over the fits of a file.
+
+        Raises:
+            ConfigError: missing, no JSON or impossible entries; the present fits stay.
+        """
+        self._fits = read_calibration(path, self.config.model)
+
+    def _align(
+        self, prediction: DepthPrediction, reference: Float32 | None, pose: Rigid3
+    ) -> _Outcome:
+        if prediction.kind is DepthKind.TRIANGULATED:
+            checked = self._check(prediction, reference)
+            return _Outcome(_depth_map(prediction, prediction.values, pose, checked))
+        alignment, fit = self._fit(prediction, reference)
+        return _Outcome(_fitted_map(prediction, pose, alignment), fit)
 
     def _check(self, prediction: DepthPrediction, reference: Float32 | None) -> DepthAlignment:
         """Compare triangulated depth with the map.
@@ -153,131 +161,148 @@ class DepthAligner:
             return _alignment(prediction, reason="no depth: no texture that another camera sees")
         if reference is None:
             return _alignment(prediction, reason="no reference", accepted=True)
-        zs, ds = self._samples(prediction, reference)[2:0:-1]
-        if len(zs) < self.config.min_pixels:
-            reason = f"not checked: {len(zs)} pixels of the map, {self.config.min_pixels} needed"
-            return _alignment(prediction, compared=len(zs), reason=reason, accepted=True)
-        errors = np.abs(ds / zs - 1)
+        samples = collect(prediction, reference, None)
+        if len(samples) < self.config.min_pixels:
+            reason = (
+                f"not checked: {len(samples)} pixels of the map, {self.config.min_pixels} needed"
+            )
+            return _alignment(prediction, compared=len(samples), reason=reason, accepted=True)
+        as_it_is = CameraFit(prediction.kind, AlignModel.SCALE, 0.0, 0.0, np.zeros((2, 2)))
+        errors = samples.errors(as_it_is, all_pixels=True)
         residual = float(np.median(errors))
-        inliers = float((errors < self.config.inlier_threshold).mean())
         accepted = residual <= self.config.max_residual
-        reason = "" if accepted else self._too_large(residual)
-        return _alignment(
-            prediction, 1.0, 0.0, inliers, residual, len(zs), reason=reason, accepted=accepted
-        )
-
-    def _fit(self, prediction: DepthPrediction, reference: Float32 | None) -> DepthAlignment:
-        config, kind = self.config, prediction.kind
-        if reference is None:
-            return _alignment(prediction, reason="no reference")
-        ys, ds, zs = self._samples(prediction, reference)
-        if len(ys) < config.min_pixels:
-            reason = f"{len(ys)} pixels to compare, {config.min_pixels} needed"
-            return self._hold(prediction, ds, zs, reason)
-        fit, inliers = self._fit_samples(ys, ds, kind)
-        if fit is None:
-            return self._hold(prediction, ds, zs, "no fit with a positive scale")
-        residual = _residual(ds, zs, kind, fit)
-        if inliers < config.min_inlier_fraction:
-            reason = f"{inliers:.0%} inliers, {config.min_inlier_fraction:.0%} needed"
-            return self._hold(prediction, ds, zs, reason)
-        if residual > config.max_residual:
-            return self._hold(prediction, ds, zs, self._too_large(residual))
-        chosen, reason = self._filter(prediction.camera, fit, residual, ds, zs)
-        self._fits[prediction.camera] = chosen
         return _alignment(
             prediction,
-            chosen.scale,
-            chosen.shift,
-            inliers,
-            _residual(ds, zs, kind, chosen),
-            len(ds),
+            inliers=self._inliers(errors),
+            residual=residual,
+            compared=len(samples),
+            reason="" if accepted else self._too_large(residual),
+            accepted=accepted,
+        )
+
+    def _fit(
+        self, prediction: DepthPrediction, reference: Float32 | None
+    ) -> tuple[DepthAlignment, CameraFit | None]:
+        """The alignment of one camera, and the new filtered fit if there is one."""
+        config = self.config
+        model = model_for(prediction.kind, config.model)
+        if reference is None:
+            return _alignment(prediction, model=model, reason="no reference"), None
+        samples = collect(prediction, reference, model)
+        if len(samples) < config.min_pixels:
+            reason = f"{len(samples)} pixels to compare, {config.min_pixels} needed"
+            return self._hold(prediction, samples, reason), None
+        fit, inliers = fit_samples(samples, prediction.kind, config)
+        if fit is None:
+            return self._hold(prediction, samples, "no fit with a positive scale"), None
+        residual = samples.residual(fit)
+        if inliers < config.min_inlier_fraction:
+            reason = f"{inliers:.0%} inliers, {config.min_inlier_fraction:.0%} needed"
+            return self._hold(prediction, samples, reason), None
+        if residual > config.max_residual:
+            return self._hold(prediction, samples, self._too_large(residual)), None
+        chosen, reason = self._filter(prediction.camera, fit, residual, samples)
+        alignment = _alignment(
+            prediction,
+            chosen,
+            inliers=inliers,
+            residual=samples.residual(chosen),
+            compared=len(samples),
             reason=reason,
             accepted=True,
         )
-
-    def _samples(
-        self, prediction: DepthPrediction, reference: Float32
-    ) -> tuple[Float32, Float32, Float32]:
-        """(reference as the model takes it, prediction, reference depth) of good pixels."""
-        reference = np.ascontiguousarray(reference, np.float32)
-        thinned = reference.reshape(-1)[:: max(1, reference.size // 4096) | 1]
-        known = thinned[np.isfinite(thinned) & (thinned > 0)]
-        far = FAR_FACTOR * float(np.median(known)) if len(known) else math.inf
-        jump = max(0.02, MAX_SLOPE / min(prediction.model.fx, prediction.model.fy))
-        ys, ds, zs = collect_samples(
-            np.ascontiguousarray(prediction.values, np.float32),
-            reference,
-            prediction.kind is DepthKind.DISPARITY,
-            np.float32(jump),
-            np.float32(far),
-        )
-        return ys, ds, zs
-
-    def _fit_samples(
-        self, ys: Float32, ds: Float32, kind: DepthKind
-    ) -> tuple[CameraFit | None, float]:
-        has_shift = kind is not DepthKind.METRIC_DEPTH
-        a, b, inliers, _, variance_a, variance_b, covariance_ab, found = fit_affine(
-            ys, ds, self.config.inlier_threshold, self.config.seed, has_shift
-        )
-        if not found:
-            return None, 0.0
-        # From d = a*y + b to y = s*d + t: s = 1/a, t = -b/a.
-        shift = -b / a
-        jacobian = np.array([[-1.0, 0.0], [-shift, -1.0 / a]])
-        covariance = np.array([[variance_a, covariance_ab], [covariance_ab, variance_b]])
-        covariance = CORRELATED_PIXELS * jacobian @ covariance @ jacobian.T
-        return CameraFit(kind, -math.log(a), shift, covariance), float(inliers)
+        return alignment, chosen
 
     def _filter(
-        self, camera: str, fit: CameraFit, residual: float, ds: Float32, zs: Float32
+        self, camera: str, fit: CameraFit, residual: float, samples: Samples
     ) -> tuple[CameraFit, str]:
         """The filtered fit after a good new one, and what happened."""
-        held, gain = self._fits.get(camera), self.config.smoothing
-        if held is None or held.kind is not fit.kind or gain >= 1:
+        held = self._fits.get(camera)
+        if held is None or not held.is_like(fit) or self.config.smoothing >= 1:
             return fit, ""
-        step = np.array([fit.log_scale - held.log_scale, fit.shift - held.shift])
-        smoothed = CameraFit(
-            fit.kind,
-            held.log_scale + gain * step[0],
-            held.shift + gain * step[1],
-            (1 - gain) ** 2 * held.covariance + gain**2 * fit.covariance,
-        )
         together = held.covariance + fit.covariance + 1e-12 * np.eye(2)
-        if fit.kind is DepthKind.METRIC_DEPTH:
+        gain = max(self.config.smoothing, float(held.covariance[0, 0] / together[0, 0]))
+        step = np.array([fit.log_scale - held.log_scale, fit.shift - held.shift])
+        smoothed = replace(
+            fit,
+            log_scale=held.log_scale + gain * step[0],
+            shift=held.shift + gain * step[1],
+            covariance=(1 - gain) ** 2 * held.covariance + gain**2 * fit.covariance,
+        )
+        if fit.model is AlignModel.SCALE:
             distance = step[0] ** 2 / together[0, 0]
         else:
             distance = float(step @ np.linalg.solve(together, step))
         if distance <= JUMP_CHI_SQUARE:
             return smoothed, ""
-        if _residual(ds, zs, fit.kind, smoothed) <= 1.1 * residual + 0.001:
+        if samples.residual(smoothed) <= 1.1 * residual + 0.001:
             return smoothed, ""
         return fit, f"jump: scale {held.scale:.4g} -> {fit.scale:.4g}"
 
-    def _hold(
-        self, prediction: DepthPrediction, ds: Float32, zs: Float32, reason: str
-    ) -> DepthAlignment:
+    def _hold(self, prediction: DepthPrediction, samples: Samples, reason: str) -> DepthAlignment:
         """Use the camera's held fit if the present pixels confirm it."""
         held = self._fits.get(prediction.camera)
-        if held is None or held.kind is not prediction.kind or len(ds) < _LEAST_HELD_PIXELS:
-            return _alignment(prediction, compared=len(ds), reason=reason)
-        errors = _errors(ds, zs, held.kind, held)
-        residual = float(np.median(errors))
-        inliers = float((errors < self.config.inlier_threshold).mean())
+        if (
+            held is None
+            or held.kind is not prediction.kind
+            or held.model is not samples.model
+            or len(samples) < _LEAST_HELD_PIXELS
+        ):
+            return _alignment(
+                prediction, model=samples.model, compared=len(samples), reason=reason
+            )
+        errors = samples.errors(held, all_pixels=True)
+        residual, inliers = float(np.median(errors)), self._inliers(errors)
         is_confirmed = (
             residual <= self.config.max_residual and inliers >= self.config.min_inlier_fraction
         )
         return _alignment(
             prediction,
-            held.scale,
-            held.shift,
-            inliers,
-            residual,
-            len(ds),
+            held,
+            inliers=inliers,
+            residual=residual,
+            compared=len(samples),
             reason=f"held: {reason}" if is_confirmed else reason,
             accepted=is_confirmed,
         )
+
+    def _agreed(self, jobs: Sequence[Job], outcomes: list[_Outcome]) -> list[_Outcome]:
+        """Hold or reject the cameras that contradict the others of the set.
+
+        Triangulated depth is left out: the stereo has compared its views pixel by pixel.
+        """
+        largest = self.config.max_disagreement
+        fitted = {
+            k: o.depth_map
+            for k, o in enumerate(outcomes)
+            if o.depth_map.alignment.accepted
+            and o.depth_map.alignment.kind is not DepthKind.TRIANGULATED
+        }
+        wrong = contradictions(list(fitted.values()), largest) if len(fitted) > 1 else {}
+        trusted = [d for d in fitted.values() if d.camera not in wrong]
+        out = list(outcomes)
+        for k, depth_map in fitted.items():
+            if depth_map.camera in wrong:
+                reason = _contradiction(wrong[depth_map.camera])
+                out[k] = self._without_contradiction(jobs[k], depth_map, reason, trusted)
+        return out
+
+    def _without_contradiction(
+        self, job: Job, depth_map: DepthMap, reason: str, trusted: Sequence[DepthMap]
+    ) -> _Outcome:
+        """With the fit held from before, if the other cameras and the map agree with that."""
+        prediction, reference, pose = job
+        refused = replace(depth_map.alignment, accepted=False, reason=reason)
+        if reference is not None and not depth_map.alignment.reason.startswith("held"):
+            model = model_for(prediction.kind, self.config.model)
+            samples = collect(prediction, reference, model)
+            held = _fitted_map(prediction, pose, self._hold(prediction, samples, reason))
+            if held.alignment.accepted and agrees(held, trusted, self.config.max_disagreement):
+                return _Outcome(held)
+        return _Outcome(_fitted_map(prediction, pose, refused))
+
+    def _inliers(self, errors: Float32) -> float:
+        return float((errors < self.config.inlier_threshold).mean())
 
     def _too_large(self, residual: float) -> str:
         return (
@@ -285,77 +310,77 @@ class DepthAligner:
         )
 
 
-def apply_fit(values: ArrayLike, kind: DepthKind, scale: float, shift: float) -> Float32:
-    """Depth (H, W) of predicted values; NaN where it would not be positive and finite."""
-    d = np.ascontiguousarray(values, np.float32)
-    depth: Float32 = apply_affine(d, scale, shift, kind is DepthKind.DISPARITY)
+def apply_fit(
+    values: ArrayLike,
+    kind: DepthKind,
+    scale: float,
+    shift: float,
+    model: AlignModel | None = None,
+) -> Float32:
+    """Depth (H, W) of predicted values; NaN where it would not be positive and finite.
+
+    Args:
+        model: None: the one that the kind calls for.
+    """
+    model = model or model_for(kind)
+    depth: Float32 = apply_affine(
+        np.ascontiguousarray(values, np.float32),
+        scale,
+        shift,
+        model.fits_inverse_depth(kind),
+        model.inverts_prediction(kind),
+    )
     return depth
 
 
-def reference_from_points(
-    points_in_map: ArrayLike, model: CameraModel, map_from_camera: Rigid3
-) -> Float32:
-    """Sparse reference depth from the points of a bootstrap, for the time before the map.
-
-    Args:
-        points_in_map: (M, 3); points that are not finite are left out.
-        model: pinhole camera.
-        map_from_camera: its pose.
-
-    Returns:
-        (H, W) depth of the nearest point in each pixel, NaN elsewhere.
-
-    Raises:
-        AlignmentError: points of another shape.
-    """
-    points = np.asarray(points_in_map, np.float64)
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise AlignmentError(f"reference points: expected shape (M, 3), got {points.shape}")
-    in_camera = map_from_camera.inverse().apply(points[np.isfinite(points).all(axis=1)])
-    in_camera = in_camera[in_camera[:, 2] > 0]
-    uv = np.rint(model.project(in_camera))
-    inside = (uv >= 0).all(axis=1) & (uv[:, 0] < model.width) & (uv[:, 1] < model.height)
-    columns, lines = uv[inside].astype(np.int64).T
-    depth = np.full(model.height * model.width, np.inf, np.float32)
-    np.minimum.at(depth, lines * model.width + columns, in_camera[inside, 2].astype(np.float32))
-    depth[np.isinf(depth)] = np.nan
-    return depth.reshape(model.height, model.width)
-
-
-def _errors(ds: Float32, zs: Float32, kind: DepthKind, fit: CameraFit) -> Float32:
-    """Relative depth errors of an even subset of the samples; infinite where there is no depth."""
-    errors: Float32 = relative_errors(
-        ds, zs, fit.scale, fit.shift, kind is DepthKind.DISPARITY, _RESIDUAL_SAMPLES
-    )
-    return errors
-
-
-def _residual(ds: Float32, zs: Float32, kind: DepthKind, fit: CameraFit) -> float:
-    return float(np.median(_errors(ds, zs, kind, fit)))
+def _contradiction(differences: Mapping[str, float]) -> str:
+    """Reason of a camera that lies nearer or farther than what others see."""
+    parts = [
+        f"{other} ({abs(d):.1%} {'farther' if d > 0 else 'nearer'})"
+        for other, d in sorted(differences.items())
+    ]
+    return f"contradicts {', '.join(parts)}"
 
 
 def _alignment(
     prediction: DepthPrediction,
-    scale: float = 1.0,
-    shift: float = 0.0,
+    fit: CameraFit | None = None,
+    *,
+    model: AlignModel | None = None,
     inliers: float = 0.0,
     residual: float = math.nan,
     compared: int = 0,
-    *,
     reason: str = "",
     accepted: bool = False,
 ) -> DepthAlignment:
+    model = fit.model if fit is not None else model
     return DepthAlignment(
         prediction.camera,
         prediction.kind,
-        scale,
-        shift,
+        fit.scale if fit is not None else 1.0,
+        fit.shift if fit is not None else 0.0,
         inliers,
         residual,
         compared,
         accepted,
         reason,
+        model.value if model is not None else "",
     )
+
+
+def _fitted_map(prediction: DepthPrediction, pose: Rigid3, alignment: DepthAlignment) -> DepthMap:
+    """The depth of an accepted fit, all NaN of a rejected one."""
+    if alignment.accepted:
+        depth = apply_fit(
+            prediction.values,
+            prediction.kind,
+            alignment.scale,
+            alignment.shift,
+            AlignModel(alignment.model),
+        )
+    else:
+        depth = np.full(prediction.values.shape, np.nan, np.float32)
+    return _depth_map(prediction, depth, pose, alignment)
 
 
 def _depth_map(
@@ -385,21 +410,3 @@ def _check_shapes(prediction: DepthPrediction, reference: Float32 | None) -> Non
                 f"depth of camera '{prediction.camera}': expected {name} of shape {shape} as its "
                 f"model, got {array.shape}; render or resize it at the size of the prediction"
             )
-
-
-def _camera_fit(camera: str, entry: Any, meta: Any) -> CameraFit:
-    where = f"alignment state of camera '{camera}'"
-    try:
-        scale, shift = (float(value) for value in entry)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: expected [scale, shift], got {entry!r}") from error
-    if not (math.isfinite(scale) and math.isfinite(shift) and scale > 0):
-        raise ConfigError(f"{where}: expected a scale > 0 and a finite shift, got {entry!r}")
-    try:
-        kind = DepthKind(meta.get("kind", DepthKind.DISPARITY.value))
-        covariance = np.array(meta.get("covariance", np.eye(2)), np.float64)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: expected _meta with kind and covariance: {error}") from error
-    if covariance.shape != (2, 2) or not np.isfinite(covariance).all():
-        raise ConfigError(f"{where}: expected a finite covariance (2, 2), got {covariance}")
-    return CameraFit(kind, math.log(scale), shift, covariance)

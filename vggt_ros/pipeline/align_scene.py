@@ -25,6 +25,9 @@ from vggt_ros.rig import Rig
 from vggt_ros.types import (
     AlignedScene,
     CameraResidual,
+    DepthAlignment,
+    DepthKind,
+    DepthMap,
     Float64,
     ScaleEstimate,
     ScaleSource,
@@ -117,6 +120,49 @@ def align_scene(
         scene.bootstrapper,
         map_from_rig,
     )
+
+
+def dense_depth_maps(scene: UnscaledScene, aligned: AlignedScene) -> list[DepthMap]:
+    """The dense views of a scene in the map frame, ready to be fused.
+
+    Args:
+        scene: what the bootstrapper found.
+        aligned: the same after `align_scene`.
+
+    Returns:
+        One per view with depth, confidence and image; none for a bootstrapper that has points
+        only.
+    """
+    factor = np.float32(aligned.map_from_scene.scale)
+    found = []
+    for view in scene.views:
+        depth, confidence, rgb, model = view.depth, view.confidence, view.rgb, view.depth_model
+        if depth is None or confidence is None or rgb is None or model is None:
+            continue
+        alignment = DepthAlignment(
+            view.camera,
+            DepthKind.TRIANGULATED,
+            scale=float(factor),
+            shift=0.0,
+            inlier_fraction=1.0,
+            residual=math.nan,
+            compared_pixels=0,
+            accepted=True,
+            reason="bootstrap",
+        )
+        found.append(
+            DepthMap(
+                view.camera,
+                view.stamp_ns,
+                depth * factor,
+                confidence,
+                rgb,
+                model,
+                aligned.map_from_scene.apply_to_pose(view.scene_from_camera),
+                alignment,
+            )
+        )
+    return found
 
 
 def _given(fit: RigFit) -> RigFit:

@@ -9,7 +9,9 @@ from vggt_ros.pipeline.sfm import SfmBootstrapper
 from vggt_ros.pipeline.stages import Bootstrapper
 from vggt_ros.rig import Rig
 
-BOOTSTRAPPERS = ("sfm", "rig")
+BOOTSTRAPPERS = ("sfm", "rig", "vggt")
+FROM_RIG = ("rig",)
+"""Those that must know the rig when they are made."""
 
 
 def make_bootstrapper(config: Config, rig: Rig | None) -> Bootstrapper:
@@ -19,6 +21,10 @@ def make_bootstrapper(config: Config, rig: Rig | None) -> Bootstrapper:
         ConfigError: unknown name.
         CalibrationError: `rig` without a pose of at least one camera.
     """
+    if config.bootstrap == "vggt":
+        from vggt_ros.pipeline.vggt_bootstrap import VggtBootstrapper  # only where it is chosen
+
+        return VggtBootstrapper(config.vggt, config.cameras)
     if config.bootstrap == "sfm":
         return SfmBootstrapper(config.sfm)
     if config.bootstrap == "rig":

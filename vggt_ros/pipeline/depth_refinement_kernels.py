@@ -11,10 +11,18 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from vggt_ros.pipeline.plane_sweep_kernels import _FAST, _OPTIONS, _reflect, _row_sums
+from vggt_ros.pipeline.image_kernels import (
+    FAST,
+    OPTIONS,
+    four,
+    is_inside,
+    reflect,
+    row_sums,
+    split,
+)
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _warp_with_slope(
     flat, offset, width, height, m, q, unit, margin, value, slope, valid, tmp, at
 ):
@@ -27,9 +35,8 @@ def _warp_with_slope(
     u_max, v_max = np.float32(width - 1 - margin), np.float32(height - 1 - margin)
     low = np.float32(margin)
     u_clip, v_clip = np.float32(width) - np.float32(1.001), np.float32(height) - np.float32(1.001)
-    zero, one = np.float32(0), np.float32(1)
+    one = np.float32(1)
     start, pitch = np.int32(offset), np.int32(width)
-    down = np.uint64(width)
     m0, m3, m6 = np.float32(m[0]), np.float32(m[3]), np.float32(m[6])
     t0, t1, t2 = np.float32(m[9]), np.float32(m[10]), np.float32(m[11])
     k = np.float32(unit)
@@ -43,21 +50,15 @@ def _warp_with_slope(
             inverse = one / w
             u = (m0 * fx + a + qq * t0) * inverse
             v = (m3 * fx + b + qq * t1) * inverse
-            valid[y, x] = (w > zero) & (u >= low) & (u <= u_max) & (v >= low) & (v <= v_max)
+            valid[y, x] = is_inside(u, v, w, low, u_max, v_max)
             tmp[2, x] = (t0 - u * t2) * inverse * k
             tmp[3, x] = (t1 - v * t2) * inverse * k
-            u = min(max(u, zero), u_clip)
-            v = min(max(v, zero), v_clip)
-            iu, iv = np.int32(u), np.int32(v)
-            tmp[0, x] = u - np.float32(iu)
-            tmp[1, x] = v - np.float32(iv)
+            iu, tmp[0, x] = split(u, u_clip)
+            iv, tmp[1, x] = split(v, v_clip)
             at[x] = start + iv * pitch + iu
         for x in range(columns):
             du, dv = tmp[0, x], tmp[1, x]
-            i = np.uint64(at[x])
-            p00, p01 = flat[i], flat[i + np.uint64(1)]
-            j = i + down
-            p10, p11 = flat[j], flat[j + np.uint64(1)]
+            p00, p01, p10, p11 = four(flat, at[x], pitch)
             right0, right1 = p01 - p00, p11 - p10
             top, bottom = p00 + du * right0, p10 + du * right1
             value[y, x] = top + dv * (bottom - top)
@@ -66,7 +67,7 @@ def _warp_with_slope(
             ]
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _add_row(value, slope, reference, y, sign, sums):
     s, ss, rs, g, gg, rg, sg = sums
     columns = value.shape[1]
@@ -87,7 +88,7 @@ def _add_row(value, slope, reference, y, sign, sums):
         sg[x] += f * slope[y, x] * value[y, x]
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def align_depth(
     reference, mean, variance, flat, offsets, widths, heights, transforms, q, unit, radius, noise
 ):
@@ -145,17 +146,17 @@ def align_depth(
                 for line in sums:
                     line[:] = zero
                 for k in range(-radius, radius + 1):
-                    _add_row(value, slope, reference, _reflect(k, rows), 1, sums)
+                    _add_row(value, slope, reference, reflect(k, rows), 1, sums)
             else:
-                _add_row(value, slope, reference, _reflect(y + radius, rows), 1, sums)
-                _add_row(value, slope, reference, _reflect(y - 1 - radius, rows), -1, sums)
-            _row_sums(s, padded, h[0], radius)
-            _row_sums(ss, padded, h[1], radius)
-            _row_sums(rs, padded, h[2], radius)
-            _row_sums(g, padded, h[3], radius)
-            _row_sums(gg, padded, h[4], radius)
-            _row_sums(rg, padded, h[5], radius)
-            _row_sums(sg, padded, h[6], radius)
+                _add_row(value, slope, reference, reflect(y + radius, rows), 1, sums)
+                _add_row(value, slope, reference, reflect(y - 1 - radius, rows), -1, sums)
+            row_sums(s, padded, h[0], radius)
+            row_sums(ss, padded, h[1], radius)
+            row_sums(rs, padded, h[2], radius)
+            row_sums(g, padded, h[3], radius)
+            row_sums(gg, padded, h[4], radius)
+            row_sums(rg, padded, h[5], radius)
+            row_sums(sg, padded, h[6], radius)
             for x in range(columns):
                 ms, mg, mr = h[0, x] * area, h[3, x] * area, mean[y, x]
                 vs = max(h[1, x] * area - ms * ms, zero) + tiny
@@ -184,7 +185,7 @@ def align_depth(
     return step, information, score
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def smooth(q, information, unit, radius):
     """Mean of each pixel's neighbours on the same surface, by information.
 
@@ -214,7 +215,7 @@ def smooth(q, information, unit, radius):
     return out
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def agreement(q, transform, other, relative, step, agree, conflict, difference, shift):
     """Compare a view's depth with that of another view; the last three are added to.
 
@@ -282,7 +283,7 @@ def agreement(q, transform, other, relative, step, agree, conflict, difference, 
                 conflict[y, x] += one
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def remove_specks(q, step, smallest):
     """Make holes of connected surfaces (4-neighbours within `step`) of few pixels, in place."""
     rows, columns = q.shape

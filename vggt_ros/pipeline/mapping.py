@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError
+from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.surfel_map import SurfelMap
-from vggt_ros.pipeline.align_depth import DepthAligner, reference_from_points
-from vggt_ros.pipeline.align_scene import align_scene
-from vggt_ros.pipeline.bootstrap import make_bootstrapper
+from vggt_ros.pipeline.align_depth import DepthAligner
+from vggt_ros.pipeline.align_scene import align_scene, dense_depth_maps
+from vggt_ros.pipeline.bootstrap import FROM_RIG, make_bootstrapper
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.depth import make_depth_estimator
-from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator
+from vggt_ros.pipeline.reference_depth import reference_from_points
+from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator, EngineInUse, EngineUser
 from vggt_ros.pipeline.timings import Timings
-from vggt_ros.pipeline.warm_up import PlaneBootstrapper, plane_frame_set, warm_up_config
+from vggt_ros.pipeline.warm_up import plane_frame_set, warm_up_config, warm_up_stages
 from vggt_ros.rig import Rig
-from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, Float32, FrameSet, PointCloud
+from vggt_ros.types import (
+    AlignedScene,
+    DepthKind,
+    DepthMap,
+    DepthPrediction,
+    Float32,
+    FrameSet,
+    PointCloud,
+    UnscaledScene,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +98,8 @@ class MappingPipeline:
         self.sets_received = 0
         self.sets_used = 0
         self.dropped: Counter[str] = Counter()
+        if bootstrapper is None and config.bootstrap not in FROM_RIG:
+            bootstrapper = make_bootstrapper(config, None)
         self._given_bootstrapper = bootstrapper
         self._bootstrapper: Bootstrapper | None = bootstrapper
         self._collected: list[FrameSet] = []
@@ -94,18 +108,51 @@ class MappingPipeline:
 
     @property
     def bootstrapper(self) -> Bootstrapper:
-        """Made when first needed, because the rig may become known late (CameraInfo, TF)."""
+        """One that takes the rig is made when first needed: that may become known late."""
         if self._bootstrapper is None:
             self._bootstrapper = make_bootstrapper(self.config, self.rig)
         return self._bootstrapper
 
     def prepare(self) -> None:
-        """Compile and load every kernel now (tens of seconds the first time on a machine)."""
-        with _unheard():
-            self._run_every_kernel()
+        """Open all engines, compile and load every kernel (tens of seconds the first time).
+
+        Raises:
+            ConfigError: an engine is chosen but not named.
+            EngineError: an engine cannot be used; none stays open then.
+        """
+        try:
+            self.open_engines()
+            with _unheard():
+                self._run_every_kernel()
+        except BaseException:
+            self.close()
+            raise
+
+    def open_engines(self) -> None:
+        """The part of `prepare` that may fail; what is not opened here is when it is needed."""
+        for stage in self._engine_users().values():
+            stage.open()
+
+    def close(self) -> None:
+        """Free the engines; scene and map stay."""
+        for stage in self._engine_users().values():
+            stage.close()
+
+    @property
+    def engines(self) -> dict[str, EngineInUse]:
+        """The networks that run, or ran last, by stage: "bootstrap", "depth"."""
+        found = {name: stage.engine for name, stage in self._engine_users().items()}
+        return {name: engine for name, engine in found.items() if engine is not None}
+
+    def _engine_users(self) -> dict[str, EngineUser]:
+        stages: dict[str, object] = {
+            "bootstrap": self._bootstrapper,
+            "depth": self.depth_estimator,
+        }
+        return {name: stage for name, stage in stages.items() if isinstance(stage, EngineUser)}
 
     def _run_every_kernel(self) -> None:
-        scratch = MappingPipeline(warm_up_config(self.config), bootstrapper=PlaneBootstrapper())
+        scratch = MappingPipeline(warm_up_config(self.config), None, *warm_up_stages(self.config))
         for _ in range(2):  # the second set meets a map
             scratch.step(plane_frame_set())
         scratch.cloud()
@@ -132,12 +179,35 @@ class MappingPipeline:
         self._collected.clear()
         self._failed_at_ns = None
 
+    def load_calibration(self) -> None:
+        """Begin with each camera's scale and shift in `align.calibration_file`, if it exists.
+
+        Raises:
+            ConfigError: the file is no JSON or has impossible entries.
+        """
+        path = self.config.align.calibration_file
+        if path and Path(path).exists():
+            self.aligner.load(path)
+            log.info("align: scale and shift of %d cameras from %s", self.aligner.known, path)
+
+    def save_calibration(self) -> None:
+        """Write `align.calibration_file`; nothing where none is named or nothing was fitted.
+
+        Raises:
+            ExportError: the file cannot be written.
+        """
+        path = self.config.align.calibration_file
+        if path and self.aligner.known:
+            self.aligner.save(path)
+            log.info("align: scale and shift of %d cameras to %s", self.aligner.known, path)
+
     def step(self, frame_set: FrameSet) -> StepResult:
         """Map one frame set.
 
         Raises:
             AlignmentError: the bootstrap failed. The set is counted as dropped, and sets of
                 the next `sfm.retry_period_s` are not tried.
+            EngineError: a network failed; in the bootstrap the same holds.
         """
         self.sets_received += 1
         bootstrapped = False
@@ -152,15 +222,22 @@ class MappingPipeline:
         with self.timings.measure("depth"):
             predictions = self.depth_estimator.estimate(calibrated)
         with self.timings.measure("align"):
-            depth_maps = tuple(self._align(p, self.scene) for p in predictions)
+            depth_maps = self._align(predictions, self.scene)
         with self.timings.measure("fuse"):
             accepted = [d for d in depth_maps if d.alignment.accepted]
-            fused = self.map.fuse(accepted)
+            fused = self.map.fuse([self._for_map(d) for d in accepted])
         if accepted:
             self.sets_used += 1
         else:
             self.dropped["no depth accepted"] += 1
         return StepResult(frame_set.stamp_ns, bootstrapped, depth_maps, fused)
+
+    def _for_map(self, depth_map: DepthMap) -> DepthMap:
+        """Stereo as it is fused: without the pixels that are good enough to be looked at only."""
+        if depth_map.alignment.kind is not DepthKind.TRIANGULATED:
+            return depth_map
+        is_sure = depth_map.confidence >= self.config.plane_sweep.map_confidence
+        return replace(depth_map, depth=np.where(is_sure, depth_map.depth, np.float32(np.nan)))
 
     def cloud(self, voxel_m: float = 0.0, max_points: int = 0) -> PointCloud:
         """A copy of the map as it is to be shown and exported."""
@@ -189,7 +266,7 @@ class MappingPipeline:
                     "scale: scale.require_metric is set, but nothing gives the scale; give "
                     "rig_from_camera of two cameras (rig_file or TF) or scale.metres_per_unit"
                 )
-        except AlignmentError as error:
+        except (AlignmentError, EngineError) as error:
             self.state = PipelineState.FAILED
             self.failure = str(error)
             self.dropped["bootstrap failed"] += 1
@@ -197,6 +274,7 @@ class MappingPipeline:
             raise
         with self.timings.measure("prepare depth"):
             self.depth_estimator.prepare(scene)
+        self._seed(unscaled, scene)
         self.scene = scene
         self.state = PipelineState.MAPPING
         self.failure = ""
@@ -207,6 +285,13 @@ class MappingPipeline:
             scene.scale,
         )
         return True
+
+    def _seed(self, unscaled: UnscaledScene, scene: AlignedScene) -> None:
+        """Begin the map with the depth of a dense bootstrap, which later depth is fitted to."""
+        depth_maps = dense_depth_maps(unscaled, scene)
+        if depth_maps:
+            with self.timings.measure("seed"):
+                self.map.fuse(depth_maps, bootstrap=True)
 
     def _waits(self, stamp_ns: int) -> bool:
         """Whether the last failure is too recent; one in the future is of a clock set back."""
@@ -226,16 +311,22 @@ class MappingPipeline:
             frames.append(frame)
         return FrameSet(frame_set.stamp_ns, tuple(frames))
 
-    def _align(self, prediction: DepthPrediction, scene: AlignedScene) -> DepthMap:
+    def _align(
+        self, predictions: Sequence[DepthPrediction], scene: AlignedScene
+    ) -> tuple[DepthMap, ...]:
+        jobs = [
+            (p, self._reference(p, scene), scene.map_from_camera[p.camera]) for p in predictions
+        ]
+        return tuple(self.aligner.align_set(jobs))
+
+    def _reference(self, prediction: DepthPrediction, scene: AlignedScene) -> Float32 | None:
+        """Depth of the map as the camera of a prediction sees it."""
         map_from_camera = scene.map_from_camera[prediction.camera]
-        reference: Float32 | None = None
         if self.map.size:
-            reference = self.map.render(prediction.model, map_from_camera).depth
-        elif len(scene.points_in_map):
-            reference = reference_from_points(
-                scene.points_in_map, prediction.model, map_from_camera
-            )
-        return self.aligner.align(prediction, reference, map_from_camera)
+            return self.map.render(prediction.model, map_from_camera).depth
+        if len(scene.points_in_map):
+            return reference_from_points(scene.points_in_map, prediction.model, map_from_camera)
+        return None
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`: nothing that differs between two runs on the same data."""
@@ -267,6 +358,7 @@ class MappingPipeline:
             },
             "bootstrapper": scene.bootstrapper if scene else self.config.bootstrap,
             "depth_estimator": self.depth_estimator.name,
+            "engines": {name: dataclasses.asdict(engine) for name, engine in self.engines.items()},
         }
 
     def _camera_report(self) -> dict[str, Any]:

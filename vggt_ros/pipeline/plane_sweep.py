@@ -3,8 +3,8 @@
 Per view: planes of constant depth are swept through space at no more than `SWEEP_WIDTH_PX` (ZNCC
 of windows, mostly of the best source), a semi-global sum picks one per pixel, and Gauss-Newton
 steps on the images at full width make it exact (`depth_search`). Then the views of the set check
-each other: what agrees is averaged, and what has no texture, or is less likely right than
-`min_confidence`, becomes a hole.
+each other: what agrees is averaged, and what has no texture, is too likely far off
+(`max_outlier_chance`) or too little likely right (`min_confidence`), becomes a hole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vggt_ros.config import Config, PlaneSweepConfig
 from vggt_ros.errors import AlignmentError, CalibrationError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline import depth_refinement_kernels as refinement
-from vggt_ros.pipeline.depth_confidence import within_5_percent
+from vggt_ros.pipeline.depth_confidence import Evidence, chances
 from vggt_ros.pipeline.depth_search import (
     COARSE_TURNS,
     FINE_RADIUS_PX,
@@ -107,7 +107,7 @@ class PlaneSweep:
         self._planes: dict[tuple[object, ...], NDArray[np.float64]] = {}
 
     def set_config(self, config: Config) -> None:
-        """Take over what may change while mapping (`plane_sweep.min_confidence`)."""
+        """Take over what may change while mapping, as `plane_sweep.min_confidence`."""
         self.config = config.plane_sweep
 
     def prepare(self, scene: AlignedScene) -> None:
@@ -285,11 +285,23 @@ class PlaneSweep:
                 agree, conflict, difference, shift,
             )  # fmt: skip
         difference /= np.maximum(agree, 1)
-        confidence = within_5_percent(
-            q, unit, estimate.sigma, estimate.score, estimate.margin, agree, conflict, difference
+        confidence, not_far_off = chances(
+            Evidence(
+                q,
+                unit,
+                estimate.sigma,
+                estimate.score,
+                estimate.margin,
+                agree,
+                conflict,
+                difference,
+            )
         )
         q += shift / (agree + 1)
-        q[~(confidence >= self.config.min_confidence)] = np.nan
+        kept = (not_far_off >= 1 - self.config.max_outlier_chance) & (
+            confidence >= self.config.min_confidence
+        )
+        q[~kept] = np.nan
         smallest = max(8, image.model.width * image.model.height // 1500)
         refinement.remove_specks(q, 2 * unit, smallest)
         confidence[np.isnan(q)] = 0

@@ -11,19 +11,16 @@ lanes than float32 does.
 # mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
+
+from vggt_ros.pipeline.image_kernels import FAST, four, is_inside, reflect, row_sums, split
 
 INVALID = 255
 """Cost of a pixel that the source does not see; valid costs are 0 (same) to 254."""
 
-_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-_FAST: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 
-
-@njit(**_FAST)
+@njit(**FAST)
 def _warp(flat, offset, width, height, h, margin, warped, valid, at, part):
     """Bilinear look-up of a source at the homography `h` (9,) of the reference pixels.
 
@@ -34,9 +31,8 @@ def _warp(flat, offset, width, height, h, margin, warped, valid, at, part):
     u_max, v_max = np.float32(width - 1 - margin), np.float32(height - 1 - margin)
     low = np.float32(margin)
     u_clip, v_clip = np.float32(width) - np.float32(1.001), np.float32(height) - np.float32(1.001)
-    zero, one = np.float32(0), np.float32(1)
+    one = np.float32(1)
     start, pitch = np.int32(offset), np.int32(width)
-    down = np.uint64(width)
     ha, hb, hc = np.float32(h[0]), np.float32(h[3]), np.float32(h[6])
     for y in range(rows):
         a = np.float32(h[1] * y + h[2])
@@ -48,53 +44,19 @@ def _warp(flat, offset, width, height, h, margin, warped, valid, at, part):
             inverse = one / w
             u = (ha * fx + a) * inverse
             v = (hb * fx + b) * inverse
-            valid[y, x] = (w > zero) & (u >= low) & (u <= u_max) & (v >= low) & (v <= v_max)
-            u = min(max(u, zero), u_clip)
-            v = min(max(v, zero), v_clip)
-            iu, iv = np.int32(u), np.int32(v)
-            part[0, x] = u - np.float32(iu)
-            part[1, x] = v - np.float32(iv)
+            valid[y, x] = is_inside(u, v, w, low, u_max, v_max)
+            iu, part[0, x] = split(u, u_clip)
+            iv, part[1, x] = split(v, v_clip)
             at[x] = start + iv * pitch + iu
         for x in range(columns):
             du, dv = part[0, x], part[1, x]
-            i = np.uint64(at[x])
-            p00, p01 = flat[i], flat[i + np.uint64(1)]
-            j = i + down
-            p10, p11 = flat[j], flat[j + np.uint64(1)]
+            p00, p01, p10, p11 = four(flat, at[x], pitch)
             top = p00 + du * (p01 - p00)
             bottom = p10 + du * (p11 - p10)
             warped[y, x] = top + dv * (bottom - top)
 
 
-@njit(**_FAST)
-def _reflect(i, n):
-    """Index of a row mirrored at the border, as cv2.BORDER_REFLECT_101."""
-    if i < 0:
-        i = -i
-    if i >= n:
-        i = 2 * n - 2 - i
-    return i
-
-
-@njit(**_FAST)
-def _row_sums(sums, padded, row, radius):
-    """Sums of 2 radius + 1 neighbours of `sums`, mirrored at the ends by way of `padded`."""
-    columns = sums.shape[0]
-    start = np.uint64(radius)
-    for x in range(columns):
-        padded[np.uint64(x) + start] = sums[x]
-    for k in range(radius):
-        padded[radius - 1 - k] = sums[1 + k]
-        padded[radius + columns + k] = sums[columns - 2 - k]
-    for x in range(columns):
-        row[x] = padded[x]
-    for k in range(1, 2 * radius + 1):
-        shift = np.uint64(k)
-        for x in range(columns):
-            row[x] += padded[np.uint64(x) + shift]
-
-
-@njit(**_FAST)
+@njit(**FAST)
 def _zncc_cost(reference, mean, inverse_std, warped, valid, radius, noise, sums, padded, out):
     """1 - ZNCC of (2 radius + 1)^2 windows as uint8, windows mirrored at the border."""
     rows, columns = warped.shape
@@ -108,23 +70,23 @@ def _zncc_cost(reference, mean, inverse_std, warped, valid, radius, noise, sums,
             cbb[:] = zero
             cab[:] = zero
             for k in range(-radius, radius + 1):
-                r = _reflect(k, rows)
+                r = reflect(k, rows)
                 for x in range(columns):
                     b = warped[r, x]
                     cb[x] += b
                     cbb[x] += b * b
                     cab[x] += b * reference[r, x]
         else:
-            new, old = _reflect(y + radius, rows), _reflect(y - 1 - radius, rows)
+            new, old = reflect(y + radius, rows), reflect(y - 1 - radius, rows)
             for x in range(columns):
                 b1, b0 = warped[new, x], warped[old, x]
                 cb[x] += b1 - b0
                 cbb[x] += b1 * b1 - b0 * b0
             for x in range(columns):
                 cab[x] += warped[new, x] * reference[new, x] - warped[old, x] * reference[old, x]
-        _row_sums(cb, padded, hb, radius)
-        _row_sums(cbb, padded, hbb, radius)
-        _row_sums(cab, padded, hab, radius)
+        row_sums(cb, padded, hb, radius)
+        row_sums(cbb, padded, hbb, radius)
+        row_sums(cab, padded, hab, radius)
         for x in range(columns):
             mean_b = hb[x] * area
             variance = max(hbb[x] * area - mean_b * mean_b, zero) + extra
@@ -135,7 +97,7 @@ def _zncc_cost(reference, mean, inverse_std, warped, valid, radius, noise, sums,
             out[y, x] = np.uint8(np.int32(hb[x])) if valid[y, x] else np.uint8(255)
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def sweep(reference, mean, inverse_std, flat, offsets, widths, heights, planes, radius, noise):
     """Matching cost of every plane.
 
@@ -196,7 +158,7 @@ def sweep(reference, mean, inverse_std, flat, offsets, widths, heights, planes, 
     return cost
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def planes_last(cost, fill):
     """(D, H, W) to (H, W, D) float-free copy in blocks; `INVALID` becomes `fill`."""
     depths, rows, columns = cost.shape
@@ -211,7 +173,7 @@ def planes_last(cost, fill):
     return out
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _follow(cost, y, x, lines, to, lowest, frm, depths, p1, p2):
     """One step of one path: lines[to] from lines[frm]; index d + 1, ends padded. Returns min."""
     floor = lowest
@@ -226,7 +188,7 @@ def _follow(cost, y, x, lines, to, lowest, frm, depths, p1, p2):
     return smallest
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def semi_global(cost, edge, p1, p2):
     """Sum of the costs of four paths, Hirschmueller (PAMI 2008).
 
@@ -280,7 +242,7 @@ def semi_global(cost, edge, p1, p2):
     return total
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def winner(total):
     """Best plane with sub-plane position.
 

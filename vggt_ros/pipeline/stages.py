@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from vggt_ros.config import Config
 from vggt_ros.types import AlignedScene, DepthPrediction, FrameSet, UnscaledScene
@@ -46,4 +47,44 @@ class DepthEstimator(Protocol):
 
         Every frame has a `model`; a camera that cannot be served is left out.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class EngineInUse:
+    """What people are told of a network that runs."""
+
+    file: str
+    """Name of the engine, without its folder."""
+    backend: str
+    device: str
+    precision: str
+    """What it effectively computes in."""
+    model: str
+    licence: str
+    sha256: str
+    """Of the file; empty for a folder."""
+    verified: bool
+    """False with `allow_unverified`: whether it fits its passport was not asked."""
+
+
+@runtime_checkable
+class EngineUser(Protocol):
+    """A stage that asks a network; the pipeline opens it in `prepare` and closes it at the end."""
+
+    @property
+    def engine(self) -> EngineInUse | None:
+        """What runs, or ran last; None before it is open."""
+        ...
+
+    def open(self) -> None:
+        """Load the engine, check it, run it once; nothing where it is open already.
+
+        Raises:
+            EngineError: it cannot be used, with what mends it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine; `open` may follow."""
         ...

@@ -10,7 +10,15 @@ import numpy as np
 
 from vggt_ros.config import Config, ScaleConfig
 from vggt_ros.geometry import CameraModel, Rigid3
-from vggt_ros.types import Frame, FrameSet, UnscaledScene, View
+from vggt_ros.types import (
+    AlignedScene,
+    DepthKind,
+    DepthPrediction,
+    Frame,
+    FrameSet,
+    UnscaledScene,
+    View,
+)
 
 _CAMERAS = ("left", "right")
 _MODEL = CameraModel(96, 64, 80.0, 80.0, 47.5, 31.5)
@@ -22,18 +30,59 @@ _POSES = {
 
 
 class PlaneBootstrapper:
-    """Knows the answer: two cameras side by side before a textured plane."""
+    """Knows the answer: two cameras side by side before a textured plane.
+
+    Args:
+        dense: give depth and not only points.
+    """
 
     name = "warm-up"
     sets_needed = 1
 
+    def __init__(self, dense: bool = False) -> None:
+        self._dense = dense
+
     def bootstrap(self, frame_sets: Sequence[FrameSet]) -> UnscaledScene:
         """The two views and points on the plane."""
         views = tuple(View(name, 0, _MODEL, _POSES[name]) for name in _CAMERAS)
+        if self._dense:
+            depth = np.full((_MODEL.height, _MODEL.width), _DEPTH, np.float32)
+            views = tuple(
+                replace(
+                    view,
+                    depth=depth,
+                    confidence=np.ones_like(depth),
+                    depth_model=_MODEL,
+                    rgb=frame_sets[-1].frame(view.camera).rgb,
+                )
+                for view in views
+            )
         x, y = np.meshgrid(np.linspace(-0.9, 0.9, 12), np.linspace(-0.7, 0.7, 9))
         points = np.stack([x, y, np.full_like(x, _DEPTH)], axis=-1).reshape(-1, 3)
         colours = np.full(points.shape, 128, np.uint8)
         return UnscaledScene(views, points, colours, (), self.name)
+
+
+class PlaneDisparity:
+    """What a network gives: disparity."""
+
+    name = "warm-up"
+
+    def set_config(self, config: Config) -> None:
+        """Nothing to take over."""
+
+    def prepare(self, scene: AlignedScene) -> None:
+        """Nothing to prepare."""
+
+    def estimate(self, frame_set: FrameSet) -> list[DepthPrediction]:
+        """A slope: what fits nothing is refused, but every kernel has run."""
+        shape = (_MODEL.height, _MODEL.width)
+        values = np.broadcast_to(np.linspace(0.9, 1.1, shape[1], dtype=np.float32), shape)
+        sure = np.ones(shape, np.float32)
+        return [
+            DepthPrediction(f.camera, 0, DepthKind.DISPARITY, values, sure, _MODEL, f.rgb)
+            for f in frame_set.frames
+        ]
 
 
 def plane_frame_set() -> FrameSet:
@@ -48,6 +97,13 @@ def plane_frame_set() -> FrameSet:
         rgb = np.ascontiguousarray(texture[:, left : left + _MODEL.width])
         frames.append(Frame(name, 0, rgb, _MODEL))
     return FrameSet(0, tuple(frames))
+
+
+def warm_up_stages(config: Config) -> tuple[PlaneBootstrapper, PlaneDisparity | None]:
+    """Stages that make a pipeline run the kernels that `config` will need; None: its own."""
+    if config.depth == "plane_sweep":
+        return PlaneBootstrapper(), None
+    return PlaneBootstrapper(dense=True), PlaneDisparity()
 
 
 def warm_up_config(config: Config) -> Config:
