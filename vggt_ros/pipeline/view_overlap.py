@@ -24,9 +24,9 @@ DEPTH_TOLERANCE = 0.05
 MIN_LIKENESS = 0.4
 """Least correlation of what two views show of the same points. Right poses give 0.95 to 0.98 in
 the synthetic room and 0.73 to 0.87 on the photographs of `room5`, with 1 degree and 3 % of depth
-wrong 0.75 to 0.9; 2 % of the width wrong leave 0.4 to 0.8 on `indoor_sequence`. A network that says "one place, one plane", whose depths all agree, gets -0.1 to
-0.12 in the room, up to 0.44 before blank walls, and 0.4 to 0.77 on `room5`, whose views are near
-each other: hence the next."""
+wrong 0.75 to 0.9; 2 % of the width wrong leave 0.4 to 0.8 on `indoor_sequence`. A network that
+says "one place, one plane", whose depths all agree, gets -0.1 to 0.12 in the room, up to 0.44
+before blank walls, and 0.4 to 0.77 on `room5`, whose views are near each other: hence the next."""
 
 ALIKE_ANYWAY = 0.8
 MIN_GAIN = 0.1
