@@ -291,6 +291,16 @@ def check_checkpoint(path: str | Path, config: VggtConfig | None = None) -> Chec
     return _compare(file, source, wanted)
 
 
+def checkpoint_config(path: str | Path) -> VggtConfig | None:
+    """The configuration that `save_vggt` wrote; None for files of others.
+
+    Raises:
+        EngineError: no file, not a checkpoint, truncated, or a broken configuration.
+    """
+    file = find_checkpoint(path)
+    return _stored_config(file, _open(file).metadata)
+
+
 def save_vggt(network: Vggt, path: str | Path) -> None:
     """Write a `.safetensors` file with the weights and the configuration, atomically.
 
