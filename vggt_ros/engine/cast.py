@@ -72,7 +72,7 @@ def cast_precision(
         onnx_in: the float32 graph; Q/DQ nodes may be in it.
         out: the graph to write.
         precision: "fp16" or "bf16".
-        keep: beginnings of the names of weights; what reads them stays in float32 too.
+        keep: beginnings of the names of nodes that stay in float32 too, "camera_head." or so.
         simulate: round to the precision, but compute and store in float32: to measure bf16 where
             no runtime has it.
 
@@ -139,6 +139,7 @@ class _Cast:
         self.overflowing: list[str] = []
         self.vanishing = 0
         self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        self.rounded: set[ir.Value] = set()
         self.wanted_low: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
 
     def run(self, out: Path, opset: int) -> CastReport:
@@ -190,20 +191,11 @@ class _Cast:
         kept |= self._cheap_from(starts, _consumers)
         bad = self._overflowing() if self.low.name == "FLOAT16" else set()
         for node in nodes:
-            names = [str(v.name) for v in node.inputs if v is not None and v.is_initializer()]
-            if any(name in bad for name in names) or any(n.startswith(self.keep) for n in names):
+            constants = [v.name for v in node.inputs if v is not None and v.is_initializer()]
+            named = bool(self.keep) and str(node.name).startswith(self.keep)
+            if named or any(name in bad for name in constants):
                 kept.add(node)
-        if self.keep:
-            self._keep_between(kept, nodes)
         return kept
-
-    def _keep_between(self, kept: set[ir.Node], nodes: list[ir.Node]) -> None:
-        """Also what lies between kept nodes: a product without weights, a softmax."""
-        for node in nodes:
-            if node not in kept and node.op_type not in LAYOUT_OPS:
-                around = [n for n in _producers(node) if n is not None]
-                if around and all(n in kept for n in around):
-                    kept.add(node)
 
     def _cheap_from(
         self,
@@ -256,13 +248,16 @@ class _Cast:
                 self.wanted_low.setdefault(value, []).append((node, slot))
             elif not self.simulate:
                 node.replace_input_with(slot, self._as(value, self.low, node))
-            elif value.is_graph_input() or value.producer() is not None:
-                self._rounded_once(node, slot, value)
+            elif value not in self.rounded:
+                # from an input or a float32 node
+                node.replace_input_with(slot, self._round(value))
         if self.simulate:
             if node.op_type not in LAYOUT_OPS:
                 for value in node.outputs:
                     if value.dtype == self.full:
-                        self._round_output(node, value)
+                        self._round_output(value)
+            else:
+                self.rounded.update(node.outputs)
             return
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == self.full:
             node.attributes["to"] = ir.AttrInt64("to", int(self.low))
@@ -335,17 +330,6 @@ class _Cast:
             return ir.Tensor(rounded.astype(np.float32))
         return ir.Tensor(rounded, dtype=self.low)
 
-    def _rounded_once(self, node: ir.Node, slot: int, value: ir.Value) -> None:
-        """What comes out of a float32 node or an input is rounded before it is used."""
-        producer = value.producer()
-        if producer is not None and value in self._rounded_values:
-            return
-        node.replace_input_with(slot, self._round(value))
-
-    @property
-    def _rounded_values(self) -> set[ir.Value]:
-        return {made for (_, _), made in self.casts.items()}
-
     def _round(self, value: ir.Value) -> ir.Value:
         import onnx_ir as ir
 
@@ -361,9 +345,10 @@ class _Cast:
             else:
                 self.graph.insert_before(next(iter(self.graph)), [down, up])
             self.casts[key] = up.outputs[0]
+            self.rounded.add(up.outputs[0])
         return self.casts[key]
 
-    def _round_output(self, node: ir.Node, value: ir.Value) -> None:
+    def _round_output(self, value: ir.Value) -> None:
         uses = list(value.uses())
         rounded = self._round(value)
         for use in uses:

@@ -5,6 +5,7 @@ Which exporter, and why: docs/decisions/0006-export.md.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import logging
@@ -31,6 +32,10 @@ from vggt_ros.errors import EngineError
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
+
+_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where the exporter notes the modules around a node, the outermost first, the node last."""
 
 _logger = logging.getLogger(__name__)
 
@@ -142,7 +147,7 @@ def export_module(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter prints to the terminal and warns about its own insides."""
-    noisy = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    noisy = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in noisy]
     for logger in noisy:
         logger.setLevel(logging.ERROR)
@@ -156,7 +161,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _tidy(model: ir.Model) -> None:
-    """Drop the exporter's notes (they hold the paths of this machine), fold what it left."""
+    """Names from modules, no notes of the exporter (they hold the paths of this machine)."""
+    fold_transposed_weights(model)
+    name_after_modules(model)
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
@@ -168,7 +175,23 @@ def _tidy(model: ir.Model) -> None:
     model.metadata_props.clear()
     model.graph.doc_string = None
     model.producer_name, model.producer_version = "vggt_ros", None
-    fold_transposed_weights(model)
+
+
+def name_after_modules(model: ir.Model) -> None:
+    """Call each node `<module>/<operator>_<number>`: passes and engine inspectors show it.
+
+    So are the weights that the exporter has folded and named `val_<number>`.
+    """
+    for number, node in enumerate(model.graph):
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        module = next((s for s in reversed(scopes[:-1]) if s), "")
+        node.name = f"{module}/{node.op_type}_{number}"
+        for value in node.inputs:
+            if value is None or not value.is_initializer() or len(value.shape or ()) < 2:
+                continue
+            name = f"{module}.weight_t"
+            if str(value.name).startswith("val_") and name not in model.graph.initializers:
+                value.name = name
 
 
 def fold_transposed_weights(model: ir.Model) -> int:
