@@ -54,12 +54,21 @@ class Calibration:
         for start in range(0, self.batches * views, views):
             yield self._batch(self._order[start : start + views])
 
+    def test_batch(self) -> Float32:
+        """One batch to judge with: of views that no batch has where there are enough of them."""
+        used, views = set(self._order), self.shape[0]
+        left = [k for k in range(self.samples) if k not in used]
+        if self.source == "synthetic" or len(left) < views:
+            left = list(self._order[-views:])
+        return self._batch(left[:views])
+
     def _batch(self, chosen: Sequence[int]) -> Float32:
         if self._files:
             return self._prepared([self._files[k] for k in chosen])
         if self._views is not None:
             return _in_range(np.stack([self._views[k] for k in chosen]), self.source)
-        return np.stack([_synthetic(self.shape[2:], self._seed + k) for k in chosen])
+        height, width = self.shape[2:]
+        return np.stack([_synthetic(height, width, self._seed + k) for k in chosen])
 
     def _prepared(self, files: Sequence[Path]) -> Float32:
         from vggt_ros.inference.vggt_input import prepare
@@ -218,12 +227,17 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
-def _synthetic(size: tuple[int, ...], seed: int) -> Float32:
+def synthetic_images(shape: tuple[int, int, int, int], seed: int = DEFAULT_SEED) -> Float32:
+    """One batch (N, 3, H, W) of smooth random images in [0, 1]; the same seed gives the same."""
+    views, _, height, width = shape
+    return np.stack([_synthetic(height, width, seed + k) for k in range(views)])
+
+
+def _synthetic(height: int, width: int, seed: int) -> Float32:
     """(3, H, W) in [0, 1] with the spectrum of photographs, whose amplitude falls as 1 / f.
 
     Field, Relations between the statistics of natural images, JOSA A 4 (1987).
     """
-    height, width = size
     generator = np.random.default_rng(seed)
     spectrum = np.fft.rfft2(generator.standard_normal((3, height, width)))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])

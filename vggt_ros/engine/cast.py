@@ -33,6 +33,10 @@ _CHEAP_OPS = LAYOUT_OPS | _ELEMENTWISE_OPS
 _FLOAT32_SLOTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 by the operator's definition."""
 LARGEST_FLOAT16 = 65504.0
+KEEP: dict[str, tuple[str, ...]] = {"fp16": (), "bf16": ("vggt.camera_head",)}
+"""Nodes that stay in float32 by default, by the beginnings of their names. The camera head adds
+up four refinements; in bfloat16 that doubles the error of the poses (docs/decisions/0006-export),
+and its cost is a hundredth of the network's."""
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ def cast_precision(
     out: str | Path,
     precision: str,
     *,
-    keep: Iterable[str] = (),
+    keep: Iterable[str] | None = None,
     simulate: bool = False,
 ) -> CastReport:
     """Write a graph that computes in half precision.
@@ -72,7 +76,7 @@ def cast_precision(
         onnx_in: the float32 graph; Q/DQ nodes may be in it.
         out: the graph to write.
         precision: "fp16" or "bf16".
-        keep: beginnings of the names of nodes that stay in float32 too, "camera_head." or so.
+        keep: beginnings of the names of nodes that stay in float32 too; None takes `KEEP`.
         simulate: round to the precision, but compute and store in float32: to measure bf16 where
             no runtime has it.
 
@@ -87,7 +91,7 @@ def cast_precision(
         raise EngineError(f"{onnx_in}: has loops or branches, which cannot be cast; simplify it")
     opset = raise_opset(model, precision)
     infer_types(model)
-    cast = _Cast(model, precision, tuple(keep), simulate)
+    cast = _Cast(model, precision, KEEP[precision] if keep is None else tuple(keep), simulate)
     report = cast.run(Path(out), opset)
     describe(model, {"precision_requested": precision, "precision_effective": precision})
     save_graph(model, out)

@@ -157,3 +157,8 @@ def timing_cache_path(folder: str | Path) -> Path:
 def calibration_cache_path(folder: str | Path, shape: tuple[int, ...]) -> Path:
     """Ranges of the activations, found by calibration with inputs of this shape."""
     return Path(folder) / f"calibration-{'x'.join(str(n) for n in shape)}.cache"
+
+
+def report_path(graph: str | Path) -> Path:
+    """What was done to a graph and how far its answers are from fp32, as JSON beside it."""
+    return Path(f"{graph}.report.json")

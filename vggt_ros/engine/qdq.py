@@ -57,18 +57,18 @@ def quantisable(model: ir.Model, exclude: Sequence[str] = ()) -> tuple[list[ir.N
 
     Args:
         model: the float32 graph.
-        exclude: beginnings of names of nodes.
+        exclude: parts of names of nodes.
     """
     chosen, left_out = [], []
     for node in model.graph:
-        if node.op_type not in ("MatMul", "Conv") or len(node.inputs) < 2:
+        if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2:
             continue
         activation, weight = node.inputs[0], node.inputs[1]
         if weight is None or not weight.is_initializer() or weight.const_value is None:
             continue
         if activation is None or activation.is_initializer() or len(weight.shape or ()) < 2:
             continue
-        if str(node.name).startswith(tuple(exclude)):
+        if any(part in str(node.name) for part in exclude):
             left_out.append(str(node.name))
         else:
             chosen.append(node)
@@ -157,7 +157,7 @@ def insert_qdq(
         value, weight = node.inputs[0], node.inputs[1]
         if value is None or weight is None:
             continue
-        axis = 0 if node.op_type == "Conv" else len(weight.shape or ()) - 1
+        axis = _output_axis(node, len(weight.shape or ()))
         if (weight, axis) not in weights:
             weights[weight, axis] = _weight(model, weight, axis, precision)
             parameters += int(np.prod([int(n) for n in weight.shape or ()]))
@@ -169,6 +169,13 @@ def insert_qdq(
         if not weight.uses() and not weight.is_graph_output():
             del model.graph.initializers[str(weight.name)]
     return parameters
+
+
+def _output_axis(node: ir.Node, rank: int) -> int:
+    """Axis of a weight that counts output channels."""
+    if node.op_type == "Conv" or node.attributes.get_int("transB", 0):
+        return 0
+    return rank - 1
 
 
 def _activation(model: ir.Model, value: ir.Value, largest: float, precision: str) -> ir.Value:
@@ -257,7 +264,7 @@ def quantise_graph(
         out: the graph to write.
         precision: "int8" or "fp8".
         calibration: images; not run where `ranges` are given.
-        exclude: beginnings of names of nodes that stay in floating point.
+        exclude: parts of names of nodes that stay in floating point.
         ranges: of an earlier calibration of the same graph.
 
     Raises:

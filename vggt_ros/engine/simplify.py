@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vggt_ros.engine.check import check_model
 from vggt_ros.engine.memory import GIB, available_memory
 from vggt_ros.engine.model_files import DATA_SUFFIX, atomic_model, require_file, size_of_model
-from vggt_ros.errors import VggtRosError
+from vggt_ros.errors import EngineError, VggtRosError
 
 if TYPE_CHECKING:
     import onnx
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 2**31
 """Larger graphs are left as they are unless forced: protobuf ends here, and the exporter has
 folded constants already, so that little is left to gain."""
+_GROWTH = 1.1
+"""A result that is larger than this, against the original, is no simplification."""
+_SKIPPED = ["FusionGemm", "FusionGemmMul", "FusionGemmAdd"]
+"""onnxslim's rewriting of MatMul + Add to Reshape, Gemm, Reshape. It folds layer scales into copies
+of weights that the camera head shares between its refinements (the tiny network grows by 80 %), and
+hides attention from TensorRT's pattern matcher."""
 _COPIES = 4.0
 """Memory over size of the graph: both simplifiers keep several copies (measured on onnxslim)."""
 
@@ -68,6 +75,9 @@ def simplify(
         with atomic_model(onnx_out) as temporary:
             _save(_run(tool, path), temporary, size)
             check_model(temporary)
+            found = size_of_model(temporary)
+            if found > size * _GROWTH:
+                raise EngineError(f"it grew from {size} to {found} bytes")
     except VggtRosError as error:
         _logger.warning("%s: simplification by %s failed (%s); going on without", path, tool, error)
         return ""
@@ -83,7 +93,7 @@ def _run(tool: str, path: Path) -> onnx.ModelProto:
 
     simplifier: Any = importlib.import_module(tool)
     if tool == "onnxslim":
-        model = simplifier.slim(str(path))
+        model = simplifier.slim(str(path), skip_fusion_patterns=_SKIPPED)
     else:
         model, same = simplifier.simplify(onnx.load(path))
         if not same:
