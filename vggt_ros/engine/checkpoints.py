@@ -70,6 +70,12 @@ def resolve_folder(model_name: str) -> Path:
         raise _unreachable(model_name, error) from error
 
 
+def told_name(model_name: str) -> str:
+    """What graphs and passports call it: the repository, or the last part of a local path."""
+    local = Path(model_name).expanduser()
+    return local.name if local.exists() else model_name
+
+
 def _hub(model_name: str):  # type: ignore[no-untyped-def]
     if model_name.startswith(("/", "./", "../", "~")) or model_name.count("/") != 1:
         raise EngineError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vggt_ros.engine.checkpoints import resolve_folder
+from vggt_ros.engine.checkpoints import resolve_folder, told_name
 from vggt_ros.engine.memory import require_memory
 from vggt_ros.engine.model_files import sha256_of_file
 from vggt_ros.engine.opset import DEFAULT_OPSET, effective_opset
@@ -95,8 +95,8 @@ def export_depth_anything(
     digest = sha256_of_file(weights)
     facts = {
         "family": "depth_anything",
-        "model_name": str(model),
-        "checkpoint": str(weights),
+        "model_name": told_name(str(model)),
+        "checkpoint": weights.name,
         "checkpoint_sha256": digest,
         "precision_requested": "fp32",
         "precision_effective": "fp32",
@@ -119,7 +119,7 @@ def export_depth_anything(
         path,
         started,
         parameters=sum(p.numel() for p in network.parameters()),
-        model_name=str(model),
+        model_name=told_name(str(model)),
         checkpoint=str(weights),
         checkpoint_sha256=digest,
     )

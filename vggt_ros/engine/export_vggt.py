@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vggt_ros.engine.checkpoints import resolve_checkpoint
+from vggt_ros.engine.checkpoints import resolve_checkpoint, told_name
 from vggt_ros.engine.memory import GIB, require_memory
 from vggt_ros.engine.model_files import sha256_of_file
 from vggt_ros.engine.names import Stem, check_quant_mode, onnx_path
@@ -100,9 +100,11 @@ def export_vggt(
     network, file, digest = _network(checkpoint, options)
     quantised = quantise_weights(network, options.quant_mode, options.allow_fallback)
     network.bake(options.height, options.width)
+    # names alone: a graph goes to other machines, where the paths of this one mean nothing
+    model_name = "random weights" if options.random_weights else told_name(options.model_name)
     facts = {
-        "model_name": options.model_name if not options.random_weights else "random weights",
-        "checkpoint": file,
+        "model_name": model_name,
+        "checkpoint": Path(file).name,
         "checkpoint_sha256": digest,
         "quant_mode_requested": options.quant_mode,
         "quant_mode_effective": quantised.effective,
@@ -125,7 +127,7 @@ def export_vggt(
         path,
         started,
         parameters=count_parameters(network),
-        model_name=str(facts["model_name"]),
+        model_name=model_name,
         checkpoint=file,
         checkpoint_sha256=digest,
         quant_mode_requested=options.quant_mode,

@@ -148,9 +148,8 @@ def run_pipeline(
         raise EngineError(f"precision: expected some of {', '.join(names.PRECISIONS)}, got none")
     bar = _Progress(5 + len(options.precisions), options.progress)
     with bar:
-        calibration = None
+        # the calibration is looked at first: before the minutes of all else
         if export is not None:
-            # before the minutes of an export
             calibration = _calibration(options, export.stem.shape)
             bar.stage("export")
             report = export_vggt(checkpoint, folder, export)
@@ -158,6 +157,7 @@ def run_pipeline(
         else:
             bar.stage("read")
             report, path = None, Path(str(onnx_in))
+            calibration = _calibration(options, _input_shape(path))
         stem = path.name.removesuffix(".onnx").removesuffix(".simp").removesuffix(".NOSEQ")
         original = path
         bar.stage("opset")
@@ -175,8 +175,6 @@ def run_pipeline(
         bar.stage("check")
         check_model(path)
         _logger.info("%s: valid, from %s", path, original)
-        if calibration is None:
-            calibration = _calibration(options, _input_shape(path))
         maker = _Maker(path, folder, stem, options, calibration)
         reports = []
         for precision in options.precisions:
@@ -185,9 +183,7 @@ def run_pipeline(
     return PipelineReport(report, path, removed, tool, tuple(reports))
 
 
-def _calibration(
-    options: PipelineOptions, shape: tuple[int, int, int, int]
-) -> Calibration | None:
+def _calibration(options: PipelineOptions, shape: tuple[int, int, int, int]) -> Calibration | None:
     if not {"int8", "fp8"} & set(options.precisions):
         return None
     return open_calibration(
