@@ -47,7 +47,7 @@ def figures() -> list[Figure]:
                 Figure(f"VGGT-1B cast to {precision}: peak memory", one["peak"] / GIB, "GiB",
                        note=f"{one['seconds']:.0f} s"),
                 *(
-                    Figure(f"VGGT-1B at 2 x 252 x 252, {precision}: {name}, relative l2", value, "")
+                    Figure(f"VGGT-1B, 2 x 252 x 252, {precision}: {name}, relative l2", value, "")
                     for name, value in one["parity"].items()
                 ),
             ]  # fmt: skip

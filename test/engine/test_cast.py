@@ -116,7 +116,9 @@ def test_shared_weights_casts_and_constants(onnx, make_graph, run, tmp_path):
         "w": rng.standard_normal((4, 4)).astype(np.float32),
         "v": rng.standard_normal(4).astype(np.float32),
     }
-    path = make_graph(tmp_path / "a.onnx", nodes, {"x": [2, 4]}, {"y": [2, 4], "f": [2, 4]}, weights)
+    path = make_graph(
+        tmp_path / "a.onnx", nodes, {"x": [2, 4]}, {"y": [2, 4], "f": [2, 4]}, weights
+    )
     feeds = {"x": rng.standard_normal((2, 4)).astype(np.float32)}
     before = run(path, feeds)
     for simulate in (False, True):

@@ -135,7 +135,7 @@ def test_wrong_checkpoints(torch, checkpoint, tmp_path):
     cut.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(EngineError, match="truncated"):
         export_vggt(cut, out, options)
-    with pytest.raises(EngineError, match="multiples|no CUDA device"):
+    with pytest.raises(EngineError, match="no CUDA device"):
         export_vggt(checkpoint, out, dataclasses.replace(options, quant_mode="modelopt-fp8"))
     assert not out.exists()
 

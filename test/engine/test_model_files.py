@@ -72,9 +72,14 @@ def test_damaged_weights_are_named(external, damage):
 
 def test_a_failed_write_leaves_what_was_there(external):
     before = {f.name: f.read_bytes() for f in external.parent.iterdir()}
-    with pytest.raises(RuntimeError, match="halfway"), atomic_model(external) as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError("halfway")
+
+    def write():
+        with atomic_model(external) as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        write()
     assert {f.name: f.read_bytes() for f in external.parent.iterdir()} == before
 
 

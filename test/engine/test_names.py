@@ -54,7 +54,7 @@ def test_bare_engine_is_found_as_fp32(tmp_path):
 
 
 def test_unknown_words_are_named():
-    with pytest.raises(EngineError, match="got 'fp13'.*did you mean 'fp"):
+    with pytest.raises(EngineError, match=r"got 'fp13'.*did you mean 'fp"):
         names.check_precision("fp13")
-    with pytest.raises(EngineError, match="got 'bitsandbytes-nf5'.*did you mean 'bitsandbytes-nf"):
+    with pytest.raises(EngineError, match=r"got 'bitsandbytes-nf5'.*did you mean 'bitsandbytes"):
         names.mode_folder("x", "bitsandbytes-nf5")

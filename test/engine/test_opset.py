@@ -39,9 +39,7 @@ def test_graph_is_converted(onnx, make_graph, run, tmp_path):
         coordinate_transformation_mode="align_corners",
     )  # fmt: skip
     sizes = {"s": np.array([1, 1, 7, 9], np.int64)}
-    path = make_graph(
-        tmp_path / "a.onnx", [node], {"x": [1, 1, 3, 4]}, {"y": [1, 1, 7, 9]}, sizes
-    )
+    path = make_graph(tmp_path / "a.onnx", [node], {"x": [1, 1, 3, 4]}, {"y": [1, 1, 7, 9]}, sizes)
     model = load_graph(path)
     assert raise_opset(model, "int8") == 19
     assert raise_opset(model, "int8") == 19

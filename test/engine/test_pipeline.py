@@ -25,9 +25,7 @@ def files(folder):
 
 def test_all_precisions_of_one_graph(exported, images_file, tmp_path, monkeypatch):
     runs = []
-    monkeypatch.setattr(
-        pipeline, "quantise", lambda *a: runs.append(a[-1]) or original(*a)
-    )
+    monkeypatch.setattr(pipeline, "quantise", lambda *a: runs.append(a[-1]) or original(*a))
     from vggt_ros.engine.quantise_int8 import quantise as original
 
     precisions = ("fp32", *names.ALL_PRECISIONS)
@@ -82,7 +80,11 @@ def test_sequences_are_removed_on_the_way(onnx, make_graph, tmp_path):
     ]
     weights = {"i": np.array(0, np.int64), "w": np.eye(14, dtype=np.float32)}
     path = make_graph(
-        tmp_path / "net.onnx", nodes, {"images": [2, 3, 14, 14]}, {"depth": [1, 3, 14, 14]}, weights
+        tmp_path / "net.onnx",
+        nodes,
+        {"images": [2, 3, 14, 14]},
+        {"depth": [1, 3, 14, 14]},
+        weights,
     )
     options = PipelineOptions(("fp16",), simplify=False)
     report = run_pipeline(tmp_path / "out", options, onnx_in=path)

@@ -57,7 +57,7 @@ def test_modelopt_needs_modelopt_and_a_gpu(network, torch, mode, caplog):
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(EngineError, match=f"quant mode {mode}: .*no CUDA device.*--allow-fallback"):
+    with pytest.raises(EngineError, match=r"no CUDA device.*--allow-fallback"):
         quantise_weights(network, mode)
     report = quantise_weights(network, mode, allow_fallback=True)
     assert (report.requested, report.effective) == (mode, "none")

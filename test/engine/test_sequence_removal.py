@@ -18,9 +18,7 @@ def check_same(onnx, make_graph, run, folder, nodes, shape, outputs, weights=Non
     check_model(path)
     out = folder / "b.onnx"
     removed = remove_sequences(path, out)
-    assert removed == (
-        count or sum(n.op_type in SEQUENCE_OPS for n in nodes)
-    )
+    assert removed == (count or sum(n.op_type in SEQUENCE_OPS for n in nodes))
     check_model(out)
     assert not {n.op_type for n in load_graph(out).graph} & SEQUENCE_OPS
     feeds = {"x": np.random.default_rng(0).random(shape, np.float32)}

@@ -117,7 +117,8 @@ def open_calibration(
         return Calibration(shape, batches, "synthetic", needed, False, tuple(range(needed)),
                            _seed=seed)  # fmt: skip
     text = str(source)
-    views, files = None, ()
+    views: NDArray[np.generic] | None = None
+    files: tuple[Path, ...] = ()
     if Path(text).suffix.lower() in TENSOR_SUFFIXES and not glob.has_magic(text):
         views = _load_tensor(Path(text), shape)
         count = len(views)
@@ -131,7 +132,7 @@ def open_calibration(
         ", some more than once" if resampled else "",
     )  # fmt: skip
     return Calibration(
-        shape, batches, text, count, resampled, order, tuple(files), views, seed
+        shape, batches, text, count, resampled, order, files, views, seed
     )  # fmt: skip
 
 
@@ -188,7 +189,7 @@ def _load_tensor(path: Path, shape: tuple[int, int, int, int]) -> NDArray[np.gen
     except (OSError, ValueError, EOFError) as error:
         raise EngineError(f"--calib-data {path}: not a readable array ({error})") from error
     num_cams, *view = shape
-    fits = content.ndim == 5 and content.shape[1] == num_cams or content.ndim == 4
+    fits = content.ndim == 4 or (content.ndim == 5 and content.shape[1] == num_cams)
     if not fits or list(content.shape[-3:]) != view or content.shape[0] == 0:
         raise EngineError(
             f"--calib-data {path}: expected shape (B, {num_cams}, 3, {view[1]}, {view[2]}) or "

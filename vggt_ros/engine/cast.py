@@ -7,14 +7,14 @@ What else stays, and what was measured: docs/decisions/0006-export.md.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vggt_ros.engine.model_files import describe, load_graph, save_graph
+from vggt_ros.engine.model_files import describe, load_graph, save_graph, static_shape
 from vggt_ros.engine.opset import raise_opset
 from vggt_ros.errors import EngineError
 
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 LAYOUT_OPS = frozenset(
-    "Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()
+    {
+        *("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape"),
+        *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+    }
 )
 """Move numbers without changing them."""
 _ELEMENTWISE_OPS = frozenset(
-    "Abs Add Cast Clip Div Exp Expm1 Log Max Min Mul Neg Pow Reciprocal Relu Sigmoid Sign Sqrt Sub "
-    "Tanh Where".split()
+    {
+        *("Abs", "Add", "Cast", "Clip", "Div", "Exp", "Expm1", "Log", "Max", "Min", "Mul", "Neg"),
+        *("Pow", "Reciprocal", "Relu", "Sigmoid", "Sign", "Sqrt", "Sub", "Tanh", "Where"),
+    }
 )
 _CHEAP_OPS = LAYOUT_OPS | _ELEMENTWISE_OPS
 _FLOAT32_SLOTS = {"Resize": (1, 2), "Upsample": (1,)}
@@ -180,7 +185,7 @@ class _Cast:
             if tensor is None or tensor.dtype != self.full:
                 continue
             made = ir.Value(
-                name=f"{value.name}_constant", shape=ir.Shape(tensor.shape),
+                name=f"{value.name}_constant", shape=ir.Shape(static_shape(tensor)),
                 type=ir.TensorType(self.full), const_value=tensor,
             )  # fmt: skip
             self.graph.register_initializer(made)
@@ -203,7 +208,7 @@ class _Cast:
 
     def _cheap_from(
         self,
-        starts: list[ir.Node | None],
+        starts: Sequence[ir.Node | None],
         follow: Callable[[ir.Node], Iterable[ir.Node | None]],
     ) -> set[ir.Node]:
         found: set[ir.Node] = set()
@@ -268,8 +273,8 @@ class _Cast:
         if node.op_type == "ConstantOfShape":
             tensor = node.attributes.get_tensor("value", None)
             if tensor is None or tensor.dtype == self.full:
-                value = np.zeros(1, np.float32) if tensor is None else tensor.numpy()
-                node.attributes["value"] = ir.AttrTensor("value", self._converted(value))
+                filler = np.zeros(1, np.float32) if tensor is None else tensor.numpy()
+                node.attributes["value"] = ir.AttrTensor("value", self._converted(filler))
         for value in node.outputs:
             if value.dtype == self.full:
                 value.type = ir.TensorType(self.low)
@@ -319,7 +324,7 @@ class _Cast:
     def _lazy(self, tensor: ir.TensorProtocol) -> ir.LazyTensor:
         import onnx_ir as ir
 
-        shape = ir.Shape([int(n) for n in tensor.shape])
+        shape = ir.Shape(static_shape(tensor))
         low = self.full if self.simulate else self.low
         return ir.LazyTensor(
             lambda: self._converted(tensor.numpy()), dtype=low, shape=shape, name=tensor.name

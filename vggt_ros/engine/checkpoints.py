@@ -58,9 +58,7 @@ def resolve_folder(model_name: str) -> Path:
         return local
     hub = _hub(model_name)
     try:
-        return Path(
-            hub.snapshot_download(model_name, allow_patterns=["*.json", "*.safetensors"])
-        )
+        return Path(hub.snapshot_download(model_name, allow_patterns=["*.json", "*.safetensors"]))
     except (
         hub.errors.HfHubHTTPError,
         hub.errors.HFValidationError,

@@ -22,10 +22,8 @@ NF4 = np.array(
 )  # fmt: skip
 """NormalFloat of QLoRA (arXiv 2305.14314, appendix E): quantiles of the normal distribution."""
 
-FP4 = np.array(
-    [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0, -0.0, -0.0625, -8.0, -12.0, -4.0, -6.0, -2.0, -3.0],
-    np.float32,
-) / np.float32(12.0)  # fmt: skip
+_FP4_POSITIVE = np.array([0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0], np.float32)
+FP4 = np.concatenate([_FP4_POSITIVE, -_FP4_POSITIVE]) / np.float32(12.0)
 """By code: sign, two exponent bits, one mantissa bit, over the largest; the layout that
 bitsandbytes documents for its FP4 (`create_fp4_map`)."""
 

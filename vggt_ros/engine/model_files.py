@@ -40,7 +40,9 @@ def import_onnx_ir() -> None:
         import onnx_ir  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise EngineError(f"ONNX graphs need {error.name}, which is missing; {_INSTALL}") from error
+        raise EngineError(
+            f"ONNX graphs need {error.name}, which is missing; {_INSTALL}"
+        ) from error
 
 
 def require_file(path: str | Path) -> Path:
@@ -73,7 +75,9 @@ def load_graph(path: str | Path) -> ir.Model:
     try:
         model = ir.load(path)
     except (DecodeError, ValueError, OSError, KeyError) as error:
-        raise EngineError(f"{path}: expected an ONNX graph, got something else ({error})") from error
+        raise EngineError(
+            f"{path}: expected an ONNX graph, got something else ({error})"
+        ) from error
     if not model.graph.inputs and not len(model.graph):
         raise EngineError(f"{path}: expected an ONNX graph, got an empty one")
     if "" not in model.graph.opset_imports:
@@ -209,6 +213,11 @@ def _hash(path: Path, digest: hashlib._Hash) -> None:
 def size_of_model(path: str | Path) -> int:
     """Bytes of a graph with its weights."""
     return sum(file.stat().st_size for file in (Path(path), *data_files(path)))
+
+
+def static_shape(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """Shape of a constant."""
+    return tuple(int(str(n)) for n in tensor.shape)
 
 
 def describe(model: ir.Model, facts: Mapping[str, object]) -> None:

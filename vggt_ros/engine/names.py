@@ -1,12 +1,11 @@
 """Names of graphs, engines and caches; readers and writers share them.
 
-    onnx_exports/<quant_mode>/vggt-8x3x518x518-pcd.onnx
-                              vggt-8x3x518x518-pcd.NOSEQ.onnx
-                              vggt-8x3x518x518-pcd.simp.onnx
-                              vggt-8x3x518x518-pcd_fp16.onnx
-                              vggt-8x3x518x518-pcd_fp16.engine
-                              trt_timing.cache
-                              calibration-8x3x518x518.cache
+`onnx_exports/<quant_mode>/` holds of each stem, `vggt-8x3x518x518-pcd` or so:
+
+* `<stem>.onnx` as exported, `<stem>.NOSEQ.onnx` and `<stem>.simp.onnx` after passes that had
+  something to do, `<stem>_fp16.onnx` of a precision;
+* `<stem>_fp16.engine`;
+* `trt_timing.cache` and `calibration-8x3x518x518.cache`.
 """
 
 from __future__ import annotations

@@ -225,7 +225,10 @@ class _Maker:
         self.input_name = next(iter(shapes_of(load_graph(graph).graph.inputs)), INPUT)
         self.ranges: Mapping[str, float] | None = None
         self.reference: dict[str, Float32] | None = None
-        self.images, self.images_note = self._test_images() if options.parity else (None, "")
+        self.images: Float32 | None = None
+        self.images_note = ""
+        if options.parity:
+            self.images, self.images_note = self._test_images()
 
     def make(self, precision: str) -> PrecisionReport:
         started = time.perf_counter()
@@ -318,7 +321,9 @@ class _Maker:
             # its optimiser moves float8 through operators that do not take it
             got = OnnxSession(out, optimise=precision != "fp8").run(feeds)
             how = "run"
-        return compare(self.reference, got), f"{self.images_note}, {how} in ONNX Runtime on the CPU"
+        return compare(
+            self.reference, got
+        ), f"{self.images_note}, {how} in ONNX Runtime on the CPU"
 
 
 def _read_cache(path: Path, key: Mapping[str, Any]) -> dict[str, float] | None:

@@ -160,7 +160,7 @@ def insert_qdq(
         axis = _output_axis(node, len(weight.shape or ()))
         if (weight, axis) not in weights:
             weights[weight, axis] = _weight(model, weight, axis, precision)
-            parameters += int(np.prod([int(n) for n in weight.shape or ()]))
+            parameters += weight.const_value.size if weight.const_value is not None else 0
         if value not in activations:
             activations[value] = _activation(model, value, ranges[str(value.name)], precision)
         node.replace_input_with(0, activations[value])
@@ -173,7 +173,7 @@ def insert_qdq(
 
 def _output_axis(node: ir.Node, rank: int) -> int:
     """Axis of a weight that counts output channels."""
-    if node.op_type == "Conv" or node.attributes.get_int("transB", 0):
+    if node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1:
         return 0
     return rank - 1
 

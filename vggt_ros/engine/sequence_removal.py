@@ -146,29 +146,29 @@ class _Removal:
 
     # one method per operator, named after it
 
-    def _SequenceEmpty(self, node: ir.Node) -> None:  # noqa: N802
+    def _SequenceEmpty(self, node: ir.Node) -> None:
         self.sequences[node.outputs[0]] = []
 
-    def _SequenceConstruct(self, node: ir.Node) -> None:  # noqa: N802
+    def _SequenceConstruct(self, node: ir.Node) -> None:
         self.sequences[node.outputs[0]] = [v for v in node.inputs if v is not None]
 
-    def _SequenceInsert(self, node: ir.Node) -> None:  # noqa: N802
+    def _SequenceInsert(self, node: ir.Node) -> None:
         held, tensor = list(self._held(node)), node.inputs[1]
         if tensor is None:
             raise self._error(node, "has no tensor")
         held.insert(self._position(node, 2, len(held) + 1, len(held)), tensor)
         self.sequences[node.outputs[0]] = held
 
-    def _SequenceErase(self, node: ir.Node) -> None:  # noqa: N802
+    def _SequenceErase(self, node: ir.Node) -> None:
         held = list(self._held(node))
         del held[self._position(node, 1, len(held), len(held) - 1)]
         self.sequences[node.outputs[0]] = held
 
-    def _SequenceAt(self, node: ir.Node) -> None:  # noqa: N802
+    def _SequenceAt(self, node: ir.Node) -> None:
         held = self._held(node)
         self._replace(node, held[self._position(node, 1, len(held), None)])
 
-    def _SequenceLength(self, node: ir.Node) -> None:  # noqa: N802
+    def _SequenceLength(self, node: ir.Node) -> None:
         import onnx_ir as ir
 
         tensor = ir.tensor(np.asarray(len(self._held(node)), np.int64))
@@ -176,7 +176,7 @@ class _Removal:
         self.graph.insert_before(node, constant)
         self._replace(node, constant.outputs[0])
 
-    def _ConcatFromSequence(self, node: ir.Node) -> None:  # noqa: N802
+    def _ConcatFromSequence(self, node: ir.Node) -> None:
         held: list[ir.Value | None] = list(self._held(node))
         if not held:
             raise self._error(node, "joins an empty sequence")
@@ -186,7 +186,7 @@ class _Removal:
             held = [self._insert(node, "Unsqueeze", [v, axes]).outputs[0] for v in held]
         self._replace(node, self._insert(node, "Concat", held, axis=axis).outputs[0])
 
-    def _SplitToSequence(self, node: ir.Node) -> None:  # noqa: N802
+    def _SplitToSequence(self, node: ir.Node) -> None:
         value = node.inputs[0]
         if value is None:
             raise self._error(node, "has no input")

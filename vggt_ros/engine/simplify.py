@@ -22,9 +22,9 @@ folded constants already, so that little is left to gain."""
 _GROWTH = 1.1
 """A result that is larger than this, against the original, is no simplification."""
 _SKIPPED = ["FusionGemm", "FusionGemmMul", "FusionGemmAdd"]
-"""onnxslim's rewriting of MatMul + Add to Reshape, Gemm, Reshape. It folds layer scales into copies
-of weights that the camera head shares between its refinements (the tiny network grows by 80 %), and
-hides attention from TensorRT's pattern matcher."""
+"""onnxslim's rewriting of MatMul + Add to Reshape, Gemm, Reshape. It folds layer scales into
+copies of weights that the camera head shares between its refinements (the tiny network grows by
+80 %), and breaks the chains that TensorRT looks for in transformers."""
 _COPIES = 4.0
 """Memory over size of the graph: both simplifiers keep several copies (measured on onnxslim)."""
 
@@ -79,11 +79,15 @@ def simplify(
             if found > size * _GROWTH:
                 raise EngineError(f"it grew from {size} to {found} bytes")
     except VggtRosError as error:
-        _logger.warning("%s: simplification by %s failed (%s); going on without", path, tool, error)
+        _logger.warning(
+            "%s: simplification by %s failed (%s); going on without", path, tool, error
+        )
         return ""
     except Exception as error:  # other people's optimisers raise whatever they like
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        _logger.warning("%s: simplification by %s failed (%s); going on without", path, tool, first)
+        _logger.warning(
+            "%s: simplification by %s failed (%s); going on without", path, tool, first
+        )
         return ""
     return tool
 

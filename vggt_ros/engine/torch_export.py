@@ -26,6 +26,7 @@ from vggt_ros.engine.model_files import (
     save_graph,
     sha256_of_model,
     size_of_model,
+    static_shape,
 )
 from vggt_ros.errors import EngineError
 
@@ -229,15 +230,19 @@ def fold_transposed_weights(model: ir.Model) -> int:
     for node in obsolete:
         graph.remove(node, safe=True)
     for weight, _ in made:
-        if not weight.uses() and not weight.is_graph_output() and weight.name in graph.initializers:
-            del graph.initializers[weight.name]
+        if (
+            not weight.uses()
+            and not weight.is_graph_output()
+            and weight.name in graph.initializers
+        ):
+            del graph.initializers[str(weight.name)]
     return len(obsolete)
 
 
 def _transposed(tensor: ir.TensorProtocol, order: tuple[int, ...], name: str) -> ir.LazyTensor:
     import onnx_ir as ir
 
-    shape = ir.Shape([int(tensor.shape[axis]) for axis in order])
+    shape = ir.Shape([static_shape(tensor)[axis] for axis in order])
 
     def make() -> ir.Tensor:
         values = np.ascontiguousarray(np.transpose(tensor.numpy(), order))
