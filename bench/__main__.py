@@ -18,6 +18,8 @@ SECTIONS = {
     "demo": "The demo over DDS",
     "map_kernels": "Kernels beside their peers",
     "map_accuracy": "Map and alignment on recorded depth",
+    "inference": "Networks in the runtimes of a CPU",
+    "gpu_vggt": "Networks on a GPU",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 
