@@ -75,7 +75,10 @@ def told_name(model_name: str) -> str:
 
 
 def _hub(model_name: str):  # type: ignore[no-untyped-def]
-    if model_name.startswith(("/", "./", "../", "~")) or model_name.count("/") != 1:
+    is_local = model_name.startswith(("/", "./", "../", "~")) or model_name.endswith(
+        (".safetensors", ".pt", ".pth", ".bin", ".onnx")
+    )
+    if is_local or model_name.count("/") != 1:
         raise EngineError(
             f"{model_name}: expected a checkpoint, a folder with one, or a repository as "
             "owner/name; there is no such file or folder"

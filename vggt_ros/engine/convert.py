@@ -141,7 +141,8 @@ def _check(conversion: Conversion) -> None:
     if conversion.build is not None:
         this_machine(conversion.build.module, f"cuda:{conversion.build.device}")
     if export is None:
-        shape = _shape(require_file(conversion.onnx_in or Path()))
+        path = require_file(conversion.onnx_in or Path())
+        shape = _shape(path)
     else:
         effective_opset(export.opset)
         shape = export.stem.shape
