@@ -178,18 +178,19 @@ def _ways(torch: Any, network: Any, device: str) -> dict[str, Callable[[Any], Ca
     if device != "cuda":
         return {"eager": eager}
     ways: dict[str, Callable[[Any], Callable[[], Any]]] = {"eager": eager}
-    for name, backends in _attention(torch).items():
+    for name, provider in _attention(torch).items():
+        kernel = (name, provider)
 
-        def graph(images: Any, backends: Any = backends) -> Callable[[], Any]:
-            with _with_attention(torch, backends):
+        def graph(images: Any, kernel: Any = kernel) -> Callable[[], Any]:
+            with _with_attention(torch, *kernel):
                 return _capture(torch, lambda: network(images))
 
         def compiled(
-            images: Any, backends: Any = backends, options: dict[str, Any] | None = None
+            images: Any, kernel: Any = kernel, options: dict[str, Any] | None = None
         ) -> Callable[[], Any]:
             torch.compiler.reset()
             fast = torch.compile(network, dynamic=False, options=options)
-            with _with_attention(torch, backends):
+            with _with_attention(torch, *kernel):
                 return _capture(torch, lambda: fast(images))
 
         def tuned(images: Any, make: Any = compiled) -> Callable[[], Any]:
@@ -202,23 +203,31 @@ def _ways(torch: Any, network: Any, device: str) -> dict[str, Callable[[Any], Ca
     return ways
 
 
-def _attention(torch: Any) -> dict[str, Any]:
-    """Kernels for attention that are worth trying, by name; those of another GPU fail and show."""
-    from torch.nn.attention import SDPBackend
-
-    # cuDNN's are made for Hopper and newer; flash runs from Ampere on
-    has_hopper = torch.cuda.get_device_capability()[0] >= 9
-    flash = {"flash attention": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]}
-    cudnn = {"cuDNN attention": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]}
-    return {**cudnn, **flash} if has_hopper else flash
+def _attention(torch: Any) -> dict[str, str]:
+    """Kernels for attention that are worth trying: name, and who provides flash attention."""
+    kernels = {"flash attention": ""}
+    if torch.cuda.get_device_capability()[0] >= 9:  # made for Hopper and newer
+        kernels = {"cuDNN attention": "", **kernels}
+        for implementation, module in (("FA3", "flash_attn_interface"), ("FA4", "flash_attn")):
+            if find_spec(module) is not None:
+                kernels[f"flash attention {implementation[-1]}"] = implementation
+    return kernels
 
 
 @contextlib.contextmanager
-def _with_attention(torch: Any, backends: list[Any]) -> Iterator[None]:
-    from torch.nn.attention import sdpa_kernel
+def _with_attention(torch: Any, kernel: str, implementation: str) -> Iterator[None]:
+    from torch.nn import attention
 
-    with sdpa_kernel(backends, set_priority=True):
-        yield
+    flash = [attention.SDPBackend.FLASH_ATTENTION, attention.SDPBackend.EFFICIENT_ATTENTION]
+    chosen = [attention.SDPBackend.CUDNN_ATTENTION, *flash] if "cuDNN" in kernel else flash
+    if implementation:
+        attention.activate_flash_attention_impl(implementation)
+    try:
+        with attention.sdpa_kernel(chosen, set_priority=True):
+            yield
+    finally:
+        if implementation:
+            attention.restore_flash_attention_impl()
 
 
 def _capture(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:

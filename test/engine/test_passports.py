@@ -22,7 +22,7 @@ from vggt_ros.inference.passport import (  # noqa: E402
     passport_path,
     read_passport,
 )
-from vggt_ros.inference.verify import check_files  # noqa: E402
+from vggt_ros.inference.verify import check_files, mending_command  # noqa: E402
 
 SHAPE = (2, 3, 28, 42)
 MODEL = ModelFacts("vggt", "facebook/VGGT-1B", "unknown", "", "zero_to_one")
@@ -225,7 +225,8 @@ def test_an_engine_gets_the_passport_of_its_graph(tmp_path, graph, fake_tensorrt
     runtime = passport.runtime
     assert (runtime.version, runtime.gpu) == ("10.16.1", "NVIDIA H200")
     assert (runtime.compute_capability, runtime.driver) == ("9.0", "580.1")
-    assert passport.notes["source"] == "small_fp16.onnx"
+    assert passport.notes["source"] == "../small_fp16.onnx"
+    assert mending_command(engine, passport) == (f"vggt-ros engine build {half} --out {engine}")
     assert passport.onnx_sha256 == passports.sha256_of_model(half)
     assert all(o.parity < 1e-6 for o in passport.golden.outputs)
     check_files(engine, passport)

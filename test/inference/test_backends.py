@@ -12,7 +12,6 @@ import pytest
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.backend import BackendOptions, choose_backend, open_backend
 from vggt_ros.inference.devices import cpu_has_bf16
-from vggt_ros.inference.onnx_file import read_numbers
 from vggt_ros.models.vggt_config import VggtConfig
 
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install .[torch])")
@@ -193,6 +192,13 @@ class TestParity:
         with_wish = BackendOptions(device="cpu", precision="fp32")
         assert open_backend(path, options=with_wish).precision == "fp32"
 
+    def test_precision_of_the_export_is_found_without_onnx(self, onnx_file, network):
+        from vggt_ros.inference.onnx_file import read_numbers
+
+        numbers = read_numbers(onnx_file)
+        assert numbers.precision == "fp32"
+        assert numbers.elements["fp32"] > 0.9 * sum(p.numel() for p in network.parameters())
+
     def test_sizes_that_differ_from_call_to_call(self, reference):
         generator = np.random.default_rng(1)
         for height, width in ((28, 56), (70, 42)):
@@ -235,44 +241,6 @@ class TestDepthAnything:
         (folder / "config.json").write_text("{")
         with pytest.raises(EngineError, match=r"config\.json: not readable as JSON"):
             open_backend(folder)
-
-
-class TestOnnxFile:
-    """The precision of a file, read without the onnx package."""
-
-    def make(self, path, types_, operators=()):
-        onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-        helper = onnx.helper
-        weights = [
-            helper.make_tensor(f"w{k}", kind, [count], bytes(size * count), raw=True)
-            for k, (kind, size, count) in enumerate(types_)
-        ]
-        nodes = [helper.make_node(kind, ["x"], [f"y{k}"]) for k, kind in enumerate(operators)]
-        graph = helper.make_graph(nodes, "g", [], [], weights)
-        onnx.save(helper.make_model(graph), str(path))
-        return path
-
-    @pytest.mark.parametrize(
-        ("types_", "operators", "expected"),
-        [
-            ([], (), "fp32"),
-            ([(1, 4, 10)], (), "fp32"),
-            ([(1, 4, 10), (10, 2, 100), (7, 8, 500)], (), "fp16"),
-            ([(16, 2, 100)], (), "bf16"),
-            ([(1, 4, 10), (3, 1, 100)], ("QuantizeLinear", "DequantizeLinear"), "int8"),
-            ([(1, 4, 10), (17, 1, 100)], ("QuantizeLinear",), "fp8"),
-            # quantised weights alone: they are stored in 8 bits and computed with in 32
-            ([(1, 4, 10), (3, 1, 100)], ("DequantizeLinear",), "fp32"),
-        ],
-    )
-    def test_precision(self, tmp_path, types_, operators, expected):
-        path = self.make(tmp_path / "m.onnx", types_, operators)
-        assert read_numbers(path).precision == expected
-
-    def test_real_export(self, onnx_file, network):
-        numbers = read_numbers(onnx_file)
-        assert numbers.precision == "fp32"
-        assert numbers.elements["fp32"] > 0.9 * sum(p.numel() for p in network.parameters())
 
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
@@ -433,6 +401,11 @@ class TestRefusals:
         path.write_bytes(b"x")
         with pytest.raises(EngineError, match=rf"pip install 'vggt_ros\[{name}\]'"):
             open_backend(path, name)
+
+    @pytest.mark.parametrize("wrong", [{"contexts": 0}, {"threads": -1}])
+    def test_counts_below_the_least(self, checkpoint, wrong):
+        with pytest.raises(EngineError, match=f"{next(iter(wrong))}: expected at least"):
+            open_backend(checkpoint, options=BackendOptions(**wrong))
 
     def test_files_that_are_not_there(self, tmp_path):
         with pytest.raises(EngineError, match="found nothing there"):

@@ -209,3 +209,36 @@ def test_mending_command_without_notes(make_engine):
     path = make_engine("tiny_fp16.engine")
     passport = dataclasses.replace(read_passport(path), notes={})
     assert mending_command(path, passport) == f"vggt-ros engine build MODEL.onnx --out {path}"
+
+
+def test_mending_commands_make_the_same_again(make_engine):
+    path = make_engine()
+    passport = read_passport(path)
+    folder = path.parent
+
+    def command(name="m.onnx", **fields):
+        return mending_command(folder / name, dataclasses.replace(passport, **fields))
+
+    assert command() == (
+        "vggt-ros engine export weights/tiny.safetensors --num-cams 2 --height 28 --width 42 "
+        f"--pcd-only --precision fp32 --out {folder}"
+    )
+    int8 = dataclasses.replace(
+        passport.precision, requested="int8", effective="int8", calibration="my photos"
+    )
+    assert command(precision=int8) == (
+        f"vggt-ros engine quantise {folder / 'tiny.onnx'} --precision int8 "
+        f"--calib-data 'my photos' --out {folder}"
+    )
+    made_up = dataclasses.replace(int8, calibration="synthetic")
+    assert "--allow-synthetic-calib" in command(precision=made_up)
+    depth = dataclasses.replace(passport.model, family="depth_anything")
+    assert "--num-cams" not in command(model=depth)
+    assert "--pcd-only" not in command(model=depth)
+    random = {"checkpoint": "random weights, tiny, seed 0"}
+    assert "engine export --random-weights --num-cams" in command(notes=random)
+    flags = {"source": "../g/tiny.onnx", "build_flags": "--version-compatible"}
+    assert command("m.engine", notes=flags, runtime=HERE) == (
+        f"vggt-ros engine build {folder.parent / 'g' / 'tiny.onnx'} --version-compatible "
+        f"--out {folder / 'm.engine'}"
+    )

@@ -95,7 +95,14 @@ class TestImports:
         project = project_table(repository)["project"]
         lists = [project["dependencies"], *project["optional-dependencies"].values()]
         declared = {re.match(r"[\w-]+", r).group().lower() for some in lists for r in some}
-        modules = {"cv2": "opencv-python-headless", "cuda": "cuda-python", "yaml": "pyyaml"}
+        modules = {
+            "cuda": "cuda-python",
+            "cv2": "opencv-python-headless",
+            "google": "protobuf",
+            "modelopt": "nvidia-modelopt",
+            "onnx_ir": "onnx-ir",
+            "yaml": "pyyaml",
+        }
         own_build = {"tf2_msgs"}
         seam = {"tf2_ros", "cv_bridge", "sensor_msgs_py", "ament_index_python"}  # distribution
         missing = {

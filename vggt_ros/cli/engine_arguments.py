@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -55,6 +57,28 @@ def progress(
     yield from tqdm(
         items, what, total, delay=_DELAY_S, unit=unit, leave=False, disable=not is_terminal()
     )
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on a terminal for how long something has been going on that cannot be counted."""
+    from tqdm import tqdm
+
+    done = threading.Event()
+    bar = tqdm(desc=what, bar_format="{desc}: {elapsed}", leave=False, disable=not is_terminal())
+
+    def tick() -> None:
+        while not done.wait(0.5):
+            bar.refresh()
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        ticker.join()
+        bar.close()
 
 
 def is_terminal() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggt_ros.cli.arguments import count, positive
+from vggt_ros.cli.engine_arguments import waiting
 from vggt_ros.errors import EngineError
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         module=args.module,
     )
-    built = build_with_passport(args.graph, out, options)
+    with waiting(f"build {out.name}, takes minutes"):
+        built = build_with_passport(args.graph, out, options)
     for line in built.lines:
         print(line)
     print(

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from vggt_ros.cli.engine_arguments import add_backend_flags, backend_options
+from vggt_ros.cli.engine_arguments import add_backend_flags, backend_options, waiting
+from vggt_ros.cli.engine_memory import check_memory
 from vggt_ros.errors import EngineError
 
 _EXAMPLES = """\
@@ -40,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for engine in args.engine:
         try:
-            report = verify_passport(engine, args.backend, backend_options(args))
+            check_memory(engine, args.backend, args.device)
+            with waiting(f"verify {engine.name}"):
+                report = verify_passport(engine, args.backend, backend_options(args))
         except EngineError as error:
             failed += 1
             print(f"vggt-ros engine verify: {error}", file=sys.stderr)

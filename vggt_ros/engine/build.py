@@ -61,7 +61,7 @@ def build_with_passport(
             graph,
             Runtime(report.backend, report.version, gpu.name, gpu.compute_capability, gpu.driver),
             effective_precision(report.precisions) or read_passport(graph).precision.effective,
-            {"version_compatible": "true"} if options.version_compatible else {},
+            {"source": os.path.relpath(graph, engine.parent), **_notes(options)},
         )
         write_passport(hidden, passport)  # the back end looks into it
         backend = open_backend(
@@ -80,3 +80,19 @@ def build_with_passport(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return BuiltEngine(engine, passport, dataclasses.replace(report, engine=engine), lines)
+
+
+def _notes(options: BuildOptions) -> dict[str, str]:
+    """What it takes to build the same again, and what a runner must know."""
+    flags = [] if options.module == "tensorrt" else ["--module", options.module]
+    for shapes in options.profile.values():
+        for word, shape in (
+            ("min", shapes.minimum),
+            ("opt", shapes.optimum),
+            ("max", shapes.maximum),
+        ):
+            flags += [f"--{word}-shape", "x".join(map(str, shape))]
+    if options.version_compatible:
+        flags += ["--version-compatible"]
+    notes = {"build_flags": " ".join(flags)} if flags else {}
+    return {**notes, "version_compatible": "true"} if options.version_compatible else notes

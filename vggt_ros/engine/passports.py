@@ -123,7 +123,7 @@ def model_facts(checkpoint: str | Path | RandomSource, name: str, digest: str) -
     if isinstance(checkpoint, RandomSource):
         return ModelFacts("vggt", checkpoint.text, "none: random weights", "", "zero_to_one")
     facts = describe_checkpoint(checkpoint)
-    if facts.licence == "unknown" and "/" in name:
+    if facts.licence == "unknown" and name.count("/") == 1:
         # the weights lie in a cache or a folder of another name
         facts = dataclasses.replace(facts, licence=describe_checkpoint(Path(name)).licence)
     named = name if name.count("/") == 1 and not Path(name).exists() else facts.name
@@ -184,8 +184,10 @@ def with_tolerance(golden: Golden, precision: Precision) -> Golden:
     Raises:
         EngineError: unknown precision.
     """
+    # an engine may have fused its Q/DQ away: it computes in fp16 on rounded weights
     tolerance = max(
         tolerance_of(precision.effective),
+        tolerance_of(precision.requested),
         QUANT_MODE_TOLERANCE.get(precision.quant_mode_effective, 0.0),
     )
     outputs = tuple(
@@ -204,7 +206,7 @@ def engine_passport(
         graph: it was built from; has a passport.
         runtime: that built it.
         precision: that the inspector found.
-        notes: are added to those of the graph.
+        notes: take the place of those of the graph.
 
     Raises:
         EngineError: the graph has no passport, or no golden outputs.
@@ -227,7 +229,7 @@ def engine_passport(
         onnx_sha256=sha256_of_model(graph),
         created=now(),
         data_files={},
-        notes={**made_from.notes, "source": Path(graph).name, **notes},
+        notes={**made_from.notes, **notes},
         seal="",
     )
 

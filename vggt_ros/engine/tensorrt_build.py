@@ -21,6 +21,7 @@ from vggt_ros.inference.tensorrt_module import (
     import_tensorrt,
     listen,
     major,
+    start,
     tensor_precisions,
     told,
 )
@@ -120,9 +121,9 @@ def build_engine(
 def _build(
     trt: Any, device: CudaDevice, onnx_path: Path, engine_path: Path, options: BuildOptions
 ) -> BuildReport:
-    start = time.perf_counter()
+    began = time.perf_counter()
     listener = listen(trt)
-    builder = trt.Builder(listener)
+    builder = start(trt, "Builder", listener)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, listener)
     _parse(parser, onnx_path)
@@ -150,7 +151,7 @@ def _build(
     return BuildReport(
         engine=engine_path,
         size_bytes=int(plan.nbytes),
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - began,
         backend=options.module,
         version=trt.__version__,
         gpu=device.facts,
@@ -276,7 +277,7 @@ def _load_timing_cache(config: Any, path: Path | None) -> str:
 
 
 def _inspect(trt: Any, listener: Any, plan: Any, engine_path: Path, options: BuildOptions) -> str:
-    runtime = trt.Runtime(listener)
+    runtime = start(trt, "Runtime", listener)
     if options.version_compatible:
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)

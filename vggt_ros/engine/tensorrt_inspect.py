@@ -47,7 +47,8 @@ def precision_warning(counts: Mapping[str, int], requested: str) -> str:
     if wanted not in ("FP8", "INT8", "FP4", "INT4") or counts.get(wanted):
         return ""
     return (
-        f"[WARN] {wanted} was requested, but no {wanted} tensor is in the engine: the ONNX file "
+        f"[WARNING] {wanted} requested but engine contains no {wanted} tensors; TensorRT likely "
+        "fell back to FP16/FP32: the ONNX file "
         f"has no quantised layers, or TensorRT fused them away. It computes in "
         f"{effective_precision(dict(counts)) or 'an unknown precision'}."
     )

@@ -129,7 +129,7 @@ def export_module(
                 output_names=list(output_names),
                 dynamic_shapes=shapes,
                 verbose=False,
-                optimize=True,
+                optimize=False,  # see `fold`
             )
         except torch.onnx.errors.OnnxExporterError as error:
             first = str(error).strip().splitlines()[0]
@@ -137,6 +137,8 @@ def export_module(
     if program is None:
         raise EngineError(f"torch {torch.__version__}: the exporter returned nothing")
     model = program.model
+    with _quiet():
+        fold(model)
     _tidy(model)
     describe(model, facts)
     _logger.info("exported in %.0f s; writing %s", time.perf_counter() - started, out)
@@ -159,6 +161,49 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(noisy, levels, strict=True):
             logger.setLevel(level)
+
+
+def fold(model: ir.Model) -> None:
+    """Compute what is constant, share what is equal, drop what nobody reads; in place.
+
+    What the exporter's own optimiser does, without its pattern rewriter: that takes two thirds of
+    the time of an export (24 of 36 CPU-seconds with a small network, two minutes with VGGT-1B)
+    and leaves 3 % fewer nodes.
+    """
+    import onnx_ir.passes.common as passes
+    from onnxscript import optimizer
+
+    passes.InlinePass()(model)
+    passes.ShapeInferencePass()(model)
+    optimizer.fold_constants(model)
+    _drop_casts(model)
+    for run in (
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.IdentityEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+        passes.ShapeInferencePass(),
+    ):
+        run(model)
+
+
+def _drop_casts(model: ir.Model) -> None:
+    """CastLike between equal types, which the exporter puts around every attention."""
+    import onnx_ir as ir
+
+    for node in list(model.graph):
+        if node.op_type != "CastLike" or node.outputs[0].is_graph_output():
+            continue
+        value, like = node.inputs[0], node.inputs[1]
+        if value is not None and like is not None and value.dtype == like.dtype is not None:
+            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+            model.graph.remove(node, safe=True)
 
 
 def _tidy(model: ir.Model) -> None:

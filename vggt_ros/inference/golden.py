@@ -33,6 +33,7 @@ TOLERANCE = {
     "nf4": 2.5e-1,
     "fp4": 2.5e-1,
     "nvfp4": 2.5e-1,
+    "int4": 2.5e-1,
 }
 """Largest `relative_error` against the fp32 reference, by effective precision. At least three
 times what the tiny network shows (docs/engines.md), so that another card passes and a wrong

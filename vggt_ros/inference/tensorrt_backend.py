@@ -25,6 +25,7 @@ from vggt_ros.inference.tensorrt_module import (
     engine_information,
     import_tensorrt,
     listen,
+    start,
     tensor_precisions,
     told,
 )
@@ -61,14 +62,14 @@ def open_engine(module_name: str, path: Path, options: BackendOptions) -> Tensor
             loaded = _Loaded(trt, module_name, path, device, passport)
             precision = loaded.precision()
             check_file_precision(loaded.name, options.precision, precision)
-            backend = TensorRtBackend(loaded, module_name, precision, max(1, options.contexts))
+            backend = TensorRtBackend(loaded, module_name, precision, options.contexts)
     except BaseException:
         device.close()
         raise
     _logger.info(
         "%s: %s %s on %s through %s, %d contexts",
         path.name, module_name, trt.__version__, device.facts, device.interface,
-        max(1, options.contexts),
+        options.contexts,
     )  # fmt: skip
     return backend
 
@@ -84,7 +85,7 @@ class _Loaded:
         self.device = device
         self.passport = passport
         self.listener = listen(trt)
-        self.runtime = trt.Runtime(self.listener)
+        self.runtime = start(trt, "Runtime", self.listener)
         if passport is not None and passport.notes.get("version_compatible") == "true":
             # such engines carry the code of their own runtime
             self.runtime.engine_host_code_allowed = True

@@ -98,6 +98,23 @@ def listen(module: Any) -> Any:
     return Listener()
 
 
+def start(module: Any, kind: str, listener: Any) -> Any:
+    """A `Runtime` or `Builder`.
+
+    Raises:
+        EngineError: TensorRT does not start, for which the bindings have a TypeError only.
+    """
+    make = module.Runtime if kind == "Runtime" else module.Builder
+    try:
+        return make(listener)
+    except TypeError as error:
+        raise EngineError(
+            f"TensorRT {module.__version__} does not start{told(listener)}: its libraries do not "
+            "fit the NVIDIA driver (see nvidia-smi for the CUDA version it supports) or its "
+            "bindings; install those of one release"
+        ) from error
+
+
 def told(listener: Any) -> str:
     """Errors that a listener heard, as the end of a message; empty if none."""
     # the first says why, those after it what failed therefore

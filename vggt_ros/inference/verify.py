@@ -8,6 +8,8 @@ the passport; it answers the golden input within the tolerance.
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,20 +88,38 @@ def file_sha256(path: str | Path, progress: Callable[[int], object] | None = Non
 
 def mending_command(engine: str | Path, passport: Passport) -> str:
     """The command that makes an engine anew from what it was made from."""
-    path = Path(engine)
-    source = passport.notes.get("source", "")
+    path, notes = Path(engine), passport.notes
+    source = os.path.normpath(path.parent / notes["source"]) if "source" in notes else ""
+    precision = passport.precision
     if passport.runtime.backend in TENSORRT:
-        graph = path.parent / source if source else Path("MODEL.onnx")
-        return f"vggt-ros engine build {graph} --out {path}"
+        words = ["build", source or "MODEL.onnx", *notes.get("build_flags", "").split()]
+        words += ["--out", str(path)]
+    elif source and precision.effective != "fp32":
+        words = ["quantise", source, "--precision", precision.requested]
+        if precision.calibration == "synthetic":
+            words += ["--allow-synthetic-calib"]
+        elif precision.calibration != "none":
+            words += ["--calib-data", precision.calibration]
+        words += ["--out", str(path.parent)]
+    else:
+        words = ["export", *_export_words(passport), "--out", str(path.parent)]
+    return "vggt-ros engine " + " ".join(shlex.quote(word) for word in words)
+
+
+def _export_words(passport: Passport) -> list[str]:
+    """Checkpoint, sizes and precision of an export."""
     checkpoint = passport.notes.get("checkpoint") or passport.model.name or "CHECKPOINT"
-    shape = next((t.shape for t in passport.inputs), ())
-    golden = passport.golden.input_shape if passport.golden else shape
-    sizes = f" --height {golden[-2]} --width {golden[-1]}" if len(golden) >= 4 else ""
-    views = f" --num-cams {golden[-4]}" if len(golden) >= 4 else ""
-    return (
-        f"vggt-ros engine export {checkpoint}{views}{sizes} "
-        f"--precision {passport.precision.requested} --out {path.parent}"
-    )
+    words = ["--random-weights" if checkpoint.startswith("random") else checkpoint]
+    vggt = passport.model.family == "vggt"
+    if passport.golden and len(passport.golden.input_shape) >= 4:
+        views, _, height, width = passport.golden.input_shape[-4:]
+        words += ["--num-cams", str(views)] if vggt else []
+        words += ["--height", str(height), "--width", str(width)]
+    if vggt and not any(tensor.name == "world_points" for tensor in passport.outputs):
+        words += ["--pcd-only"]
+    if passport.precision.quant_mode_requested != "none":
+        words += ["--quant-mode", passport.precision.quant_mode_requested]
+    return [*words, "--precision", passport.precision.requested]
 
 
 def verify_passport(

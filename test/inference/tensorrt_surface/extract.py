@@ -186,6 +186,7 @@ def read_cuda(folder: Path) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for the JSON files")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)  # the inner process
     parser.add_argument("--module", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -197,11 +198,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as name:
             fetch(requirement, Path(name))
             make_stubs(Path(name), libraries)
-            write(f"{file}.json", inner(name, "--module", module))
+            write(args.out / f"{file}.json", inner(name, "--module", module))
     with tempfile.TemporaryDirectory() as name:
         fetch(f"cuda-bindings=={CUDA_BINDINGS}", Path(name))
         fetch("cuda-pathfinder", Path(name))
-        write("cuda_bindings.json", inner(name))
+        write(args.out / "cuda_bindings.json", inner(name))
     return 0
 
 
@@ -211,7 +212,7 @@ def inner(folder: str, *arguments: str) -> dict:
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-def write(name: str, surface: dict) -> None:
+def write(path: Path, surface: dict) -> None:
     # one class or function a line: small, and a new version shows as a readable difference
     parts = []
     for key, value in surface.items():
@@ -220,8 +221,8 @@ def write(name: str, surface: dict) -> None:
             parts.append(f" {json.dumps(key)}: {{\n" + ",\n".join(lines) + "\n }")
         else:
             parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
-    (HERE / name).write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
-    print(f"wrote {HERE / name}")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

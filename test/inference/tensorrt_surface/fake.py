@@ -1,4 +1,4 @@
-"""TensorRT and CUDA without a GPU: modules made from the surfaces beside this file.
+"""TensorRT without a GPU: modules made from the surfaces beside this file.
 
 Every class, member, argument name and enum value is one of the real bindings; anything else
 raises, as it would there. A few members do something: "networks" are small JSON files, "engines"
@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import json
 import re
-import threading
 import types
 from pathlib import Path
 
@@ -30,45 +29,6 @@ def answer(inputs: list[np.ndarray], shape: tuple[int, ...], k: int) -> np.ndarr
     total = sum(float(x.astype(np.float64).sum()) for x in inputs)
     ramp = np.arange(np.prod(shape, dtype=int)).reshape(shape)
     return (total * (k + 1) + ramp).astype(np.float32)
-
-
-class Gpu:
-    """What both modules see."""
-
-    def __init__(self, capability=(9, 0), memory=2**34, count=1):
-        self.name = "NVIDIA Fake"
-        self.capability = capability
-        self.memory = memory
-        self.count = count
-        self.used = 0
-        self.blocks: dict[int, object] = {}
-        self.streams: dict[int, list] = {}
-        self.current = threading.local()
-
-    def allocate(self, size):
-        block = (ctypes.c_uint8 * size)()
-        self.blocks[ctypes.addressof(block)] = block
-        return ctypes.addressof(block)
-
-    def free(self, address):
-        del self.blocks[address]  # KeyError: freed twice, or never allocated
-
-    def new_stream(self):
-        handle = 0x1000 + len(self.streams)
-        self.streams[handle] = []
-        return handle
-
-    def queue(self, handle, work):
-        self.streams[handle].append(work)
-
-    def synchronise(self, handle):
-        work, self.streams[handle] = self.streams[handle], []
-        for step in work:
-            step()
-
-    def check_current(self):
-        if not getattr(self.current, "depth", 0):
-            raise AssertionError("CUDA was used in a thread without a current device")
 
 
 class Tensor:
@@ -93,6 +53,8 @@ class _ILogger:
 
 class _Builder:
     def __init__(self, logger):
+        if self._trt._gpu.broken:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 
     def create_network(self, flags=0):
@@ -227,6 +189,8 @@ class _IHostMemory(bytes):
 
 class _Runtime:
     def __init__(self, logger):
+        if self._trt._gpu.broken:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine):
@@ -340,7 +304,7 @@ def _nptype(trt_type):
 # --- the modules ---
 
 
-def fake_tensorrt(major: int | str, gpu: Gpu) -> types.ModuleType:
+def fake_tensorrt(major: int | str, gpu) -> types.ModuleType:
     """A module `tensorrt` (10, 11) or `tensorrt_rtx` ("rtx") with the surface of the real one."""
     described = surface(f"tensorrt_{major}")
     module = types.ModuleType("tensorrt")
@@ -463,69 +427,3 @@ def _fits(params, args, kwargs):
         if wrong.get(annotation):
             return False
     return True
-
-
-def fake_cuda_runtime(gpu: Gpu) -> types.ModuleType:
-    """A module `cuda.bindings.runtime` with names of the real one."""
-    described = surface("cuda_bindings")
-    runtime = types.ModuleType("cuda.bindings.runtime")
-    for name, members in described["enums"].items():
-        setattr(runtime, name, _enum(name, members))
-    runtime.cudaStreamNonBlocking = described["constants"]["cudaStreamNonBlocking"]
-    ok = runtime.cudaError_t.cudaSuccess
-    out_of_memory = runtime.cudaError_t.cudaErrorMemoryAllocation
-    no_device = runtime.cudaError_t.cudaErrorNoDevice
-
-    def set_device(device):
-        gpu.current.depth, gpu.current.index = 1, device
-        return (ok,)
-
-    def malloc(size):
-        gpu.check_current()
-        if size > gpu.memory:
-            return out_of_memory, None
-        return ok, gpu.allocate(size)
-
-    def free(address):
-        gpu.free(address)
-        return (ok,)
-
-    def copy(to, source, size, kind, stream):
-        gpu.check_current()
-        assert isinstance(kind, runtime.cudaMemcpyKind)
-        to_device = kind is runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        assert (to if to_device else source) in gpu.blocks
-        gpu.queue(int(stream), lambda: ctypes.memmove(to, source, size))
-        return (ok,)
-
-    def synchronise(stream):
-        gpu.synchronise(int(stream))
-        return (ok,)
-
-    def properties(device):
-        values = {"name": gpu.name.encode(), "totalGlobalMem": gpu.memory}
-        values |= dict(zip(("major", "minor"), gpu.capability, strict=True))
-        assert set(values) <= set(described["properties"])
-        return ok, types.SimpleNamespace(**values)
-
-    functions = {
-        "cudaGetDeviceCount": lambda: (ok, gpu.count) if gpu.count else (no_device, 0),
-        "cudaGetDeviceProperties": properties,
-        "cudaDriverGetVersion": lambda: (ok, 13000),
-        "cudaGetErrorString": lambda error: (ok, repr(error).encode()),
-        "cudaGetDevice": lambda: (ok, getattr(gpu.current, "index", 0)),
-        "cudaSetDevice": set_device,
-        "cudaMalloc": malloc,
-        "cudaFree": free,
-        "cudaMallocHost": malloc,
-        "cudaFreeHost": free,
-        "cudaMemGetInfo": lambda: (ok, gpu.memory // 2, gpu.memory),
-        "cudaStreamCreateWithFlags": lambda flags: (ok, gpu.new_stream()),
-        "cudaStreamDestroy": lambda stream: (ok,),
-        "cudaStreamSynchronize": synchronise,
-        "cudaMemcpyAsync": copy,
-    }
-    for name, function in functions.items():
-        assert name in described["functions"], f"the real bindings have no {name}"
-        setattr(runtime, name, function)
-    return runtime
