@@ -173,6 +173,25 @@ def test_confidence_falls_with_error() -> None:
     middle = np.median(confidence)
     wrong = error > 0.05
     assert wrong[confidence > middle].mean() < 0.2 * wrong[confidence <= middle].mean() + 1e-3
+    sure = confidence > 0.9
+    assert sure.mean() > 0.3
+    assert wrong[sure].mean() < 0.1  # of the pixels at confidence c, c are within 5 %
+
+
+def test_outliers_become_holes_before_right_depth_does() -> None:
+    poses = rig()
+    near = Plane((0, 0, 1), 1.5, seed=1, limit=lambda p: p[..., 0] < 0.0)
+    frame_set, truth = views([near, Plane((0.5, 0, 1), 3.0)], poses)
+    kept, wrong = [], []
+    for chance in (1.0, 0.25, 0.0):
+        config = PlaneSweepConfig(min_depth=1.0, max_depth=6.0, max_outlier_chance=chance)
+        found = estimate(frame_set, poses, config=config)
+        errors = np.concatenate([np.abs(found[n].values / truth[n] - 1).ravel() for n in found])
+        kept.append(float(np.isfinite(errors).mean()))
+        wrong.append(float(np.nanmean(errors > 0.25)))
+    assert kept[0] > kept[1] > 0.9 * kept[0]
+    assert wrong[1] < 0.5 * wrong[0]
+    assert kept[2] == 0
 
 
 def test_min_confidence_makes_holes() -> None:
