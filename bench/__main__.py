@@ -18,6 +18,7 @@ SECTIONS = {
     "demo": "The demo over DDS",
     "map_kernels": "Kernels beside their peers",
     "map_accuracy": "Map and alignment on recorded depth",
+    "alignment": "What bounds the alignment",
     "inference": "Networks in the runtimes of a CPU",
     "gpu_vggt": "Networks on a GPU",
 }
