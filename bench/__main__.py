@@ -18,24 +18,31 @@ SECTIONS = {
     "demo": "The demo over DDS",
     "map_kernels": "Kernels beside their peers",
     "map_accuracy": "Map and alignment on recorded depth",
+    "alignment": "What bounds the alignment",
     "inference": "Networks in the runtimes of a CPU",
     "gpu_vggt": "Networks on a GPU",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 
+ON_REQUEST = {
+    "export": "Export of VGGT-1B",
+}
+"""Likewise, but run only where named: minutes, gigabytes, or packages that not everybody has."""
+
 
 def main() -> int:
+    titles = SECTIONS | ON_REQUEST
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(titles)}")
     args = parser.parse_args()
-    unknown = [name for name in args.names if name not in SECTIONS]
+    unknown = [name for name in args.names if name not in titles]
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(SECTIONS)}")
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(titles)}")
     sections: dict[str, list[Figure]] = {}
     for name in args.names or SECTIONS:
         start = time.perf_counter()
         sections[name] = importlib.import_module(f"bench.{name}").figures()
-        print(f"\n## {SECTIONS[name]} ({time.perf_counter() - start:.0f} s)")
+        print(f"\n## {titles[name]} ({time.perf_counter() - start:.0f} s)")
         print(_table(sections[name]), flush=True)
     if not args.names:
         _write(sections)

@@ -10,6 +10,7 @@ part of the pixels with a recorded depth. cv2.StereoSGBM on rectified pairs is t
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,6 +168,26 @@ def picture(p: DepthPrediction, truth: NDArray[np.float32]) -> NDArray[np.uint8]
     return np.hstack([bgr, depth(p.values), depth(truth), red, sure])
 
 
+def reliability_picture(results: Sequence[Result], size: int = 360) -> NDArray[np.uint8]:
+    """Part of the pixels within 5 % over confidence, one panel a configuration, BGR.
+
+    Circles grow with the number of pixels; on the diagonal the confidence tells the truth.
+    """
+    panels = []
+    for r in results:
+        panel = np.full((size, size, 3), 255, np.uint8)
+        cv2.line(panel, (0, size - 1), (size - 1, 0), (200, 200, 200), 1, cv2.LINE_AA)
+        at = [(round(c * (size - 1)), round((1 - p) * (size - 1)), w) for c, p, w in r.calibration]
+        for (x0, y0, _), (x1, y1, _) in itertools.pairwise(at):
+            cv2.line(panel, (x0, y0), (x1, y1), (180, 120, 0), 1, cv2.LINE_AA)
+        for x, y, w in at:
+            cv2.circle(panel, (x, y), 2 + round(20 * w), (180, 120, 0), -1, cv2.LINE_AA)
+        font = cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(panel, r.name[:44], (6, 14), font, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+        panels.append(np.pad(panel, ((1, 1), (1, 1), (0, 0))))
+    return np.hstack(panels)
+
+
 def peer(name: str, pairs_of_frames: Sequence[tuple[IndoorFrame, IndoorFrame]]) -> Result:
     """cv2.StereoSGBM (3-way) on rectified pairs, left-right checked; depth of the left frame.
 
@@ -266,6 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Result]:
                 rig = rigs_of(frames, [0], (0, 3, 6, 9))
                 run(f"{poses}_{width}", rig, config, pictures=options.pictures)
     print(table(results))
+    if options.pictures is not None:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+        shown = [r for r in results if len(r.calibration) > 1]
+        cv2.imwrite(str(options.pictures / "reliability.png"), reliability_picture(shown))
     for r in results:
         if r.calibration:
             bins = "  ".join(f"{c:.2f}: {p:.2f} ({w:.2f})" for c, p, w in r.calibration)

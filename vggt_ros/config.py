@@ -290,7 +290,7 @@ class PlaneSweepConfig:
         runtime=True,
     )
     map_confidence: float = parameter(
-        0.5,
+        0.55,
         "pixels whose chance of being within 5 % of the true depth is lower are published but do "
         "not go into the map",
         low=0.0,

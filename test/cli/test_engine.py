@@ -1,6 +1,7 @@
 """`vggt-ros engine`: verify, bench, list, inspect on a small graph, and what cannot be made."""
 
 import json
+import sys
 
 import pytest
 
@@ -174,7 +175,8 @@ def test_wrong_usage(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_build_without_tensorrt_or_gpu(small_graph, capsys):
+def test_a_build_without_tensorrt_or_gpu(small_graph, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     path = small_graph()
     line = refused_main(capsys, "build", path)
     assert "tensorrt" in line.lower()

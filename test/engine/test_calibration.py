@@ -148,3 +148,15 @@ def test_images_to_judge_with_are_others_where_there_are_others(folder):
     calibration = open_calibration(folder, (1, 3, 28, 42), batches=3)
     used = set(levels(calibration))
     assert round(float(calibration.test_batch()[0, :, 8:20, 10:30].mean()) * 255) not in used
+
+
+def test_images_for_depth_anything_are_normalised(folder):
+    plain = open_calibration(folder, SHAPE, 1)
+    ours = open_calibration(folder, SHAPE, 1, normalisation="imagenet")
+    mean = np.array([0.485, 0.456, 0.406])[:, None, None]
+    std = np.array([0.229, 0.224, 0.225])[:, None, None]
+    expected = (next(iter(plain)) - mean) / std
+    np.testing.assert_allclose(next(iter(ours)), expected, atol=1e-6)
+    assert ours.test_batch().min() < -1
+    with pytest.raises(EngineError, match="expected zero_to_one or imagenet, got 'bgr'"):
+        list(open_calibration(folder, SHAPE, 1, normalisation="bgr"))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.engine.export_depth_anything import DepthAnythingExport, export_depth_anything
+from vggt_ros.engine.model_files import facts_of
 from vggt_ros.errors import EngineError
 
 
@@ -51,7 +52,8 @@ def test_batch_is_fixed_or_free(stand_in, torch, run, folder, tmp_path, batch):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_random_configuration_of_transformers(torch, run, tmp_path):
+@pytest.mark.parametrize("batch", [2, None])
+def test_random_configuration_of_transformers(torch, run, tmp_path, batch):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     pytest.importorskip("vggt_ros.models.depth_anything", reason="no loader of Depth Anything")
     backbone = transformers.Dinov2Config(
@@ -66,9 +68,11 @@ def test_random_configuration_of_transformers(torch, run, tmp_path):
     model = transformers.DepthAnythingForDepthEstimation(config).eval()
     model.save_pretrained(tmp_path / "model")
     report = export_depth_anything(
-        tmp_path / "model", tmp_path, DepthAnythingExport(2, height=42, width=56)
+        tmp_path / "model", tmp_path, DepthAnythingExport(batch, height=42, width=56)
     )
-    images = np.random.default_rng(0).standard_normal((2, 3, 42, 56)).astype(np.float32)
+    assert facts_of(report.path)["depth_kind"] == "disparity"
+    shape = (batch or 3, 3, 42, 56)
+    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     with torch.inference_mode():
         expected = model(torch.from_numpy(images)).predicted_depth.numpy()
     found = run(report.path, {"images": images})["depth"]

@@ -192,6 +192,31 @@ def test_refusals(exported, synthetic, onnx, make_graph, tmp_path):
     assert not (tmp_path / "q.onnx").exists()
 
 
+def test_weights_beside_the_graph(exported, synthetic, images, run, tmp_path, monkeypatch):
+    """As with VGGT-1B: calibration and quantisation of a graph in two files, into two files."""
+    from vggt_ros.engine import model_files
+
+    one_file = quantise_int8(exported.path, tmp_path / "one.onnx", synthetic)
+    monkeypatch.setattr(model_files, "_ONE_FILE_BYTES", 1000)
+    (tmp_path / "two").mkdir()
+    source = tmp_path / "two" / "source.onnx"
+    model_files.save_graph(load_graph(exported.path), source)
+    out = tmp_path / "two" / "q.onnx"
+    options = QuantiseOptions(rest="fp16")
+    two_files = quantise_int8(source, out, synthetic, options)
+    check_model(out)
+    assert sorted(f.name for f in out.parent.iterdir()) == [
+        "q.onnx",
+        "q.onnx.data",
+        "source.onnx",
+        "source.onnx.data",
+    ]
+    assert two_files.ranges == pytest.approx(one_file.ranges, rel=1e-4)
+    feeds = {"images": images}
+    found = compare(run(tmp_path / "one.onnx", feeds), run(out, feeds))
+    assert found["depth"].rel_l2 < 0.02
+
+
 def test_not_finite_is_named(onnx, make_graph, tmp_path):
     node = onnx.helper.make_node("Log", ["images"], ["y"])
     path = make_graph(tmp_path / "a.onnx", [node], {"images": [2]}, {"y": [2]})

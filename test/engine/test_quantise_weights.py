@@ -64,6 +64,20 @@ def test_modelopt_needs_modelopt_and_a_gpu(network, torch, mode, caplog):
     assert "--allow-fallback" in caplog.text
 
 
+def test_modelopt_rounds_to_its_eight_bits(torch):
+    """Its fp8 also runs on a CPU, its nvfp4 does not."""
+    pytest.importorskip("modelopt.torch.quantization", reason="nvidia-modelopt is not installed")
+    import ml_dtypes
+
+    from vggt_ros.engine.quantise_weights import _modelopt
+
+    weight = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
+    found = _modelopt("modelopt-fp8", "cpu")(weight)
+    scale = np.abs(weight).max() / 448
+    expected = (weight / scale).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_unknown_mode(network):
     from vggt_ros.engine.quantise_weights import quantise_weights
 

@@ -402,6 +402,11 @@ class TestRefusals:
         with pytest.raises(EngineError, match=rf"pip install 'vggt_ros\[{name}\]'"):
             open_backend(path, name)
 
+    @pytest.mark.parametrize("wrong", [{"contexts": 0}, {"threads": -1}])
+    def test_counts_below_the_least(self, checkpoint, wrong):
+        with pytest.raises(EngineError, match=f"{next(iter(wrong))}: expected at least"):
+            open_backend(checkpoint, options=BackendOptions(**wrong))
+
     def test_files_that_are_not_there(self, tmp_path):
         with pytest.raises(EngineError, match="found nothing there"):
             open_backend(tmp_path / "none.onnx")

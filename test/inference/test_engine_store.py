@@ -48,34 +48,34 @@ def test_a_bare_checkpoint(fake_backends, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "facts"),
+    ("folder", "config", "facts"),
     [
         (
-            {"model_type": "depth_anything", "backbone_config": {"hidden_size": 384}},
+            "models--depth-anything--Depth-Anything-V2-Small-hf/snapshots/0a1b",
+            {},
             ("depth-anything/Depth-Anything-V2-Small", "Apache-2.0", "disparity"),
         ),
         (
-            {
-                "model_type": "depth_anything",
-                "depth_estimation_type": "metric",
-                "backbone_config": {"hidden_size": 1024},
-            },
+            "Depth-Anything-V2-Metric-Indoor-Large-hf",
+            {"depth_estimation_type": "metric"},
             (
-                "depth-anything/Depth-Anything-V2-Metric-Large",
+                "depth-anything/Depth-Anything-V2-Metric-Indoor-Large",
                 "non-commercial (CC-BY-NC-4.0)",
                 "metric_depth",
             ),
         ),
-        ({"model_type": "depth_anything"}, ("", "unknown", "disparity")),
+        ("mine", {}, ("depth_anything", "unknown", "disparity")),
+        ("mine", {"license": "mit"}, ("depth_anything", "mit", "disparity")),
     ],
 )
-def test_depth_anything_is_known_by_its_configuration(tmp_path, config, facts):
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    model = describe_checkpoint(tmp_path)
+def test_depth_anything_is_known_by_its_configuration(tmp_path, folder, config, facts):
+    path = tmp_path / folder
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"model_type": "depth_anything", **config}))
+    model = describe_checkpoint(path)
     assert model.family == "depth_anything"
     assert model.normalisation == "imagenet"
-    assert facts[0] in model.name
-    assert (model.licence, model.depth_kind) == facts[1:]
+    assert (model.name, model.licence, model.depth_kind) == facts
 
 
 def test_another_model_is_refused(tmp_path):

@@ -1,14 +1,17 @@
 """The pipeline on the tiny plane that it warms up with: every number is known."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from vggt_ros.config import Config, ScaleConfig
-from vggt_ros.errors import AlignmentError
+from vggt_ros.config import AlignConfig, Config, PlaneSweepConfig, ScaleConfig
+from vggt_ros.errors import AlignmentError, ConfigError
+from vggt_ros.mapping.interface import FuseStatistics
 from vggt_ros.pipeline.mapping import MappingPipeline, PipelineState
 from vggt_ros.pipeline.warm_up import PlaneBootstrapper, plane_frame_set, warm_up_config
+from vggt_ros.types import DepthKind, DepthPrediction
 
 CONFIG = warm_up_config(Config())
 
@@ -92,3 +95,77 @@ def test_reset_forgets_scene_and_map():
     assert pipeline.map.size == 0
     assert pipeline.state is PipelineState.COLLECTING
     assert pipeline.step(stamped(10**8)).bootstrapped
+
+
+class HalfSure:
+    """Exact depth of the plane [map units]; the left half is right with a chance of 0.4."""
+
+    name = "half sure"
+
+    def __init__(self, kind) -> None:
+        self.kind = kind
+
+    def set_config(self, config):
+        pass
+
+    def prepare(self, scene):
+        pass
+
+    def estimate(self, frame_set):
+        predictions = []
+        for frame in frame_set.frames:
+            depth = np.full(frame.rgb.shape[:2], 3.0, np.float32)
+            confidence = np.where(np.arange(depth.shape[1]) < depth.shape[1] // 2, 0.4, 0.9)
+            predictions.append(
+                DepthPrediction(
+                    frame.camera, frame.stamp_ns, self.kind, depth,
+                    np.broadcast_to(confidence, depth.shape).astype(np.float32), frame.model,
+                    frame.rgb,
+                )
+            )  # fmt: skip
+        return predictions
+
+
+def test_only_sure_stereo_goes_into_the_map():
+    sizes = {}
+    for least in (0.0, 0.5):
+        config = dataclasses.replace(CONFIG, plane_sweep=PlaneSweepConfig(map_confidence=least))
+        estimator = HalfSure(DepthKind.TRIANGULATED)
+        pipeline = MappingPipeline(config, None, PlaneBootstrapper(), estimator)
+        result = pipeline.step(stamped(0))
+        for depth_map in result.depth_maps:  # all of it is published
+            assert np.isfinite(depth_map.depth).all()
+        sizes[least] = len(pipeline.map.cloud().points)
+    assert sizes[0.5] < 0.7 * sizes[0.0]
+
+
+def test_calibration_file_is_read_and_written(tmp_path):
+    path = tmp_path / "calibration.json"
+    config = dataclasses.replace(CONFIG, align=AlignConfig(calibration_file=str(path)))
+    pipeline = MappingPipeline(config, None, PlaneBootstrapper(), HalfSure(DepthKind.METRIC_DEPTH))
+    pipeline.load_calibration()  # there is none yet
+    pipeline.save_calibration()  # nothing was fitted yet
+    assert not path.exists()
+    pipeline.map = Wall()
+    pipeline.step(stamped(0))
+    pipeline.save_calibration()
+    again = MappingPipeline(config, bootstrapper=PlaneBootstrapper())
+    again.load_calibration()
+    assert again.aligner.state() == pipeline.aligner.state()
+    assert again.aligner.state()["left"] == pytest.approx([2.0, 0.0], abs=1e-6)
+    path.write_text("[")
+    with pytest.raises(ConfigError, match=r"calibration\.json"):
+        MappingPipeline(config, bootstrapper=PlaneBootstrapper()).load_calibration()
+
+
+class Wall:
+    """A map of one surface, twice as far as the estimator says."""
+
+    size = 1
+
+    def render(self, model, map_from_camera):
+        depth = np.full((model.height, model.width), 6.0, np.float32)
+        return SimpleNamespace(depth=depth)
+
+    def fuse(self, depth_maps):
+        return FuseStatistics()

@@ -173,6 +173,26 @@ def test_confidence_falls_with_error() -> None:
     middle = np.median(confidence)
     wrong = error > 0.05
     assert wrong[confidence > middle].mean() < 0.2 * wrong[confidence <= middle].mean() + 1e-3
+    sure = confidence > 0.9
+    assert sure.mean() > 0.3
+    assert wrong[sure].mean() < 0.1  # of the pixels at confidence c, c are within 5 %
+
+
+def test_outliers_become_holes_before_right_depth_does() -> None:
+    poses = rig()
+    near = Plane((0, 0, 1), 1.5, seed=1, limit=lambda p: p[..., 0] < 0.0)
+    frame_set, truth = views([near, Plane((0.5, 0, 1), 3.0)], poses)
+    errors = {}
+    for chance in (1.0, 0.25, 0.0):
+        config = PlaneSweepConfig(min_depth=1.0, max_depth=6.0, max_outlier_chance=chance)
+        found = estimate(frame_set, poses, config=config)
+        errors[chance] = np.stack([np.abs(found[n].values / truth[n] - 1) for n in found])
+    assert np.isnan(errors[0.0]).all()
+    kept = np.isfinite(errors[0.25])
+    dropped = np.isfinite(errors[1.0]) & ~kept
+    assert 0 < dropped.mean() < 0.1
+    off = errors[1.0] > 0.25
+    assert off[dropped].mean() > 5 * off[kept].mean()
 
 
 def test_min_confidence_makes_holes() -> None:

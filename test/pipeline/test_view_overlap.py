@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.errors import AlignmentError
-from vggt_ros.geometry import Rigid3
+from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.pipeline.view_overlap import (
     MIN_LIKENESS,
     Overlap,
@@ -79,7 +79,7 @@ def test_depth_that_agrees_by_chance_does_not_confirm(views):
     ]
     for overlap in measure_overlaps(plane):
         assert overlap.consistent == 1.0
-        assert overlap.likeness < MIN_LIKENESS
+        assert overlap.likeness < overlap.unmoved + 0.02
         assert not overlap.confirms(0.1)
 
 
@@ -119,3 +119,48 @@ def test_too_few_are_told_with_figures(views):
     assert len(keep_overlapping(scene, 0.1, 1).views) == 1
     with pytest.raises(AlignmentError, match="left: no other view"):
         keep_overlapping(scene_of(views[:1]), 0.1, 2)
+
+
+def test_an_answer_must_explain_more_than_the_images_do_by_themselves():
+    def confirms(likeness, unmoved):
+        return Overlap(0, 1, 0.9, 0.9, likeness, unmoved).confirms(0.1)
+
+    assert confirms(0.7, 0.5)
+    assert not confirms(0.7, 0.7)  # "one place" for views that are near each other
+    assert confirms(0.9, 0.95)  # cameras that hardly moved
+    assert not confirms(0.35, 0.1)
+    assert not confirms(math.nan, math.nan)
+
+
+def test_photographs(shared_data):
+    """Five views that are near each other, with depth: the right poses, and one place for all."""
+    folder = shared_data / "room5"
+    model = CameraModel(640, 480, 518.0, 519.0, 325.5, 253.5)
+    views = []
+    lines = (folder / "pose.txt").read_text().split("\n")
+    for k, line in enumerate(line for line in lines if line.strip()):
+        numbers = [float(word) for word in line.split()]
+        bgr = cv2.imread(str(folder / "color" / f"{k + 1}.png"))
+        depth = cv2.imread(str(folder / "depth" / f"{k + 1}.png"), cv2.IMREAD_UNCHANGED) / 1000.0
+        depth = np.where(depth > 0, depth, np.nan).astype(np.float32)
+        views.append(
+            View(
+                f"view {k}",
+                0,
+                model,
+                Rigid3.from_quaternion(numbers[3:], numbers[:3]),
+                depth=depth,
+                confidence=np.ones_like(depth),
+                depth_model=model,
+                rgb=cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB),
+            )
+        )
+    kept = keep_overlapping(scene_of(views), 0.1, 5)
+    assert len(kept.views) == 5
+    one_place = [
+        dataclasses.replace(
+            v, scene_from_camera=Rigid3.identity(), depth=np.full_like(v.depth, 2.0)
+        )
+        for v in views
+    ]
+    assert not any(o.confirms(0.1) for o in measure_overlaps(one_place))

@@ -15,6 +15,7 @@ from typing import Any
 
 from vggt_ros.cli.arguments import count, count_or_zero
 from vggt_ros.cli.engine_arguments import ToolParser, run_tool
+from vggt_ros.cli.engine_memory import check_memory
 from vggt_ros.cli.trt_inference import NORMS, read_input, time_engine
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.backend import BACKENDS, BackendOptions
@@ -126,6 +127,7 @@ def _measure(entry: Listed, args: argparse.Namespace) -> Mapping[str, Any]:
 
     if entry.passport is None:
         raise EngineError(entry.problem)
+    check_memory(entry.path, args.backend, args.device)
     options = BackendOptions(device=args.device)
     engine = open_engine(entry.path, args.backend, options, verify=not args.no_verify)
     try:

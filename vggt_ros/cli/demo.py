@@ -177,8 +177,7 @@ def _mapper_parameters(rig: Rig) -> str:
         lines.append(f"    camera.{name}.transport: {transport}")
     lines.append("    ingest.require_calibration: true")
     lines.append("    ingest.reliability: reliable")
-    # all pixels of the images, and only depth that is more likely right than wrong
-    lines += ["    plane_sweep.width: 640", "    plane_sweep.min_confidence: 0.6"]
+    lines.append("    plane_sweep.width: 640")  # all pixels of the images
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vggt_ros.cli.arguments import count, count_or_zero
 from vggt_ros.cli.engine_arguments import add_backend_flags, backend_options, progress, table
+from vggt_ros.cli.engine_memory import check_memory
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.engine_store import Listed, list_engines, open_engine
 from vggt_ros.inference.passport import read_passport
@@ -99,6 +100,7 @@ def _measure(entry: Listed, args: argparse.Namespace) -> dict[str, Any]:
 
     if entry.passport is None:
         raise EngineError(entry.problem)
+    check_memory(entry.path, args.backend, args.device)
     engine = open_engine(entry.path, args.backend, backend_options(args))
     try:
         shape = input_shape(engine.backend, engine.passport)

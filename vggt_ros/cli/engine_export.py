@@ -103,7 +103,6 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             DepthAnythingExport(args.batch, args.height, args.width, args.opset),
             args.device,
-            args.precision,
         )
         conversion = Conversion(args.out, options, onnx_in=graph, device=args.device)
     else:

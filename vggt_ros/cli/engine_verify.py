@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from vggt_ros.cli.engine_arguments import add_backend_flags, backend_options, waiting
+from vggt_ros.cli.engine_memory import check_memory
 from vggt_ros.errors import EngineError
 
 _EXAMPLES = """\
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for engine in args.engine:
         try:
+            check_memory(engine, args.backend, args.device)
             with waiting(f"verify {engine.name}"):
                 report = verify_passport(engine, args.backend, backend_options(args))
         except EngineError as error:

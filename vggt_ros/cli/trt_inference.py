@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.cli.arguments import count, count_or_zero
 from vggt_ros.cli.engine_arguments import ToolParser, progress, run_tool, side
+from vggt_ros.cli.engine_memory import check_memory
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.backend import BACKENDS, BackendOptions
 from vggt_ros.inference.engine_store import Engine, open_engine
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Open, run once, time, report."""
     device = f"cuda:{args.device}" if args.device.isdecimal() else args.device
+    check_memory(args.engine, args.backend, device)
     engine = open_engine(
         args.engine, args.backend, BackendOptions(device=device), verify=not args.no_verify
     )

@@ -1,7 +1,8 @@
 """Images to find the ranges of activations with.
 
-A batch is what the network gets at once: (num_cams, 3, H, W) float32 RGB in [0, 1]. A source that
-is wrong is an error, never a reason to take noise instead.
+A batch is what the network gets at once: (num_cams, 3, H, W) float32 RGB, in [0, 1] for VGGT,
+less the ImageNet mean over the deviation for Depth Anything. A source that is wrong is an error,
+never a reason to take noise instead.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.errors import EngineError
+from vggt_ros.models.vggt_config import IMAGENET_MEAN, IMAGENET_STD
 from vggt_ros.types import Float32
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm"})
@@ -47,12 +49,14 @@ class Calibration:
     _views: NDArray[np.generic] | None = None
     """(N, 3, H, W), mapped from the file."""
     _seed: int = DEFAULT_SEED
+    normalisation: str = "zero_to_one"
+    """A value of `inference.passport.NORMALISATIONS`."""
 
     def __iter__(self) -> Iterator[Float32]:
         """Batches, one at a time, always the same."""
         views = self.shape[0]
         for start in range(0, self.batches * views, views):
-            yield self._batch(self._order[start : start + views])
+            yield self._normalised(self._batch(self._order[start : start + views]))
 
     def test_batch(self) -> Float32:
         """One batch to judge with: of views that no batch has where there are enough of them."""
@@ -60,7 +64,10 @@ class Calibration:
         left = [k for k in range(self.samples) if k not in used]
         if self.source == "synthetic" or len(left) < views:
             left = list(self._order[-views:])
-        return self._batch(left[:views])
+        return self._normalised(self._batch(left[:views]))
+
+    def _normalised(self, batch: Float32) -> Float32:
+        return normalise(batch, self.normalisation)
 
     def _batch(self, chosen: Sequence[int]) -> Float32:
         if self._files:
@@ -86,6 +93,7 @@ def open_calibration(
     batches: int = DEFAULT_BATCHES,
     seed: int = DEFAULT_SEED,
     allow_synthetic: bool = False,
+    normalisation: str = "zero_to_one",
 ) -> Calibration:
     """Find calibration data.
 
@@ -96,6 +104,8 @@ def open_calibration(
         batches: to use. A source with fewer views is drawn from again, with replacement.
         seed: of the order and of the drawing.
         allow_synthetic: make smooth random images where there is no source, with a warning.
+        normalisation: what the network takes: "zero_to_one" or "imagenet". Arrays are in [0, 1]
+            in either case.
 
     Raises:
         EngineError: no source, nothing there, no image in it, or an array of another shape.
@@ -114,8 +124,10 @@ def open_calibration(
             "calibration with synthetic images: ranges of the activations are guesses; depth may "
             "be far off"
         )
-        return Calibration(shape, batches, "synthetic", needed, False, tuple(range(needed)),
-                           _seed=seed)  # fmt: skip
+        return Calibration(
+            shape, batches, "synthetic", needed, False, tuple(range(needed)), _seed=seed,
+            normalisation=normalisation,
+        )  # fmt: skip
     text = str(source)
     views: NDArray[np.generic] | None = None
     files: tuple[Path, ...] = ()
@@ -132,8 +144,24 @@ def open_calibration(
         ", some more than once" if resampled else "",
     )  # fmt: skip
     return Calibration(
-        shape, batches, text, count, resampled, order, files, views, seed
+        shape, batches, text, count, resampled, order, files, views, seed, normalisation
     )  # fmt: skip
+
+
+def normalise(images: Float32, normalisation: str) -> Float32:
+    """Images (N, 3, H, W) in [0, 1] as a network takes them.
+
+    Raises:
+        EngineError: an unknown normalisation.
+    """
+    if normalisation == "zero_to_one":
+        return images
+    if normalisation != "imagenet":
+        raise EngineError(
+            f"normalisation: expected zero_to_one or imagenet, got '{normalisation}'"
+        )
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
 def _draw(count: int, needed: int, seed: int) -> tuple[tuple[int, ...], bool]:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vggt_ros.engine.model_files import describe, load_graph, save_graph, static_shape
+from vggt_ros.engine.model_files import (
+    describe,
+    load_graph,
+    release,
+    save_graph,
+    static_shape,
+)
 from vggt_ros.engine.opset import raise_opset
 from vggt_ros.errors import EngineError
 
@@ -226,6 +232,7 @@ class _Cast:
             if value.dtype != self.full or value.const_value is None:
                 continue
             magnitude = np.abs(value.const_value.numpy())
+            release(value.const_value)
             finite = magnitude[np.isfinite(magnitude)]
             if finite.size and float(finite.max()) > LARGEST_FLOAT16:
                 self.overflowing.append(name)
@@ -326,9 +333,13 @@ class _Cast:
 
         shape = ir.Shape(static_shape(tensor))
         low = self.full if self.simulate else self.low
-        return ir.LazyTensor(
-            lambda: self._converted(tensor.numpy()), dtype=low, shape=shape, name=tensor.name
-        )
+
+        def make() -> ir.Tensor:
+            converted = self._converted(tensor.numpy())
+            release(tensor)
+            return converted
+
+        return ir.LazyTensor(make, dtype=low, shape=shape, name=tensor.name)
 
     def _converted(self, values: np.ndarray) -> ir.Tensor:
         import onnx_ir as ir

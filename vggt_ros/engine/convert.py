@@ -141,7 +141,8 @@ def _check(conversion: Conversion) -> None:
     if conversion.build is not None:
         this_machine(conversion.build.module, f"cuda:{conversion.build.device}")
     if export is None:
-        shape = _shape(require_file(conversion.onnx_in or Path()))
+        path = require_file(conversion.onnx_in or Path())
+        shape = _shape(path)
     else:
         effective_opset(export.opset)
         shape = export.stem.shape
@@ -161,13 +162,15 @@ def _needs_images(options: PipelineOptions) -> bool:
 
 def _calibration(options: PipelineOptions, shape: tuple[int, ...]) -> None:
     views, channels, height, width = (max(n, 1) for n in shape)
-    open_calibration(
+    found = open_calibration(
         options.calib_data,
         (views, channels, height, width),
         options.calib_batches,
         options.calib_seed,
         options.allow_synthetic_calib,
     )
+    if found.source != "synthetic":
+        next(iter(found))  # one batch is read: images that are none, numbers out of range
 
 
 def _shape(path: Path) -> tuple[int, ...]:

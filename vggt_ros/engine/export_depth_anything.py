@@ -102,6 +102,11 @@ def export_depth_anything(
         "precision_effective": "fp32",
         "normalisation": "imagenet",
     }
+    kind = getattr(network, "kind", None)
+    if kind is not None:
+        facts["depth_kind"] = getattr(kind, "value", kind)
+    if hasattr(network, "licence"):
+        facts["licence"] = network.licence
     # an example of one image would make the exporter take the batch for the constant 1
     example = torch.zeros(options.batch or 2, 3, options.height, options.width)
     graph = export_module(
@@ -134,4 +139,5 @@ def _load(folder: Path) -> torch.nn.Module:
             "install 'vggt_ros[export]'"
         ) from error
     network: torch.nn.Module = module.load_depth_anything(folder)
-    return network.eval().requires_grad_(False)
+    # as they are stored, some would be float16
+    return network.float().eval().requires_grad_(False)

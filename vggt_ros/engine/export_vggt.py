@@ -103,6 +103,7 @@ def export_vggt(
     # names alone: a graph goes to other machines, where the paths of this one mean nothing
     model_name = "random weights" if options.random_weights else told_name(options.model_name)
     facts = {
+        "family": "vggt",
         "model_name": model_name,
         "checkpoint": Path(file).name,
         "checkpoint_sha256": digest,

@@ -215,6 +215,14 @@ def size_of_model(path: str | Path) -> int:
     return sum(file.stat().st_size for file in (Path(path), *data_files(path)))
 
 
+def release(tensor: ir.TensorProtocol) -> None:
+    """Let go of the pages of a weight file that reading a tensor has brought into memory."""
+    import onnx_ir as ir
+
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.release()
+
+
 def static_shape(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """Shape of a constant."""
     return tuple(int(str(n)) for n in tensor.shape)

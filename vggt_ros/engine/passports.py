@@ -123,7 +123,7 @@ def model_facts(checkpoint: str | Path | RandomSource, name: str, digest: str) -
     if isinstance(checkpoint, RandomSource):
         return ModelFacts("vggt", checkpoint.text, "none: random weights", "", "zero_to_one")
     facts = describe_checkpoint(checkpoint)
-    if facts.licence == "unknown" and "/" in name:
+    if facts.licence == "unknown" and name.count("/") == 1:
         # the weights lie in a cache or a folder of another name
         facts = dataclasses.replace(facts, licence=describe_checkpoint(Path(name)).licence)
     named = name if name.count("/") == 1 and not Path(name).exists() else facts.name

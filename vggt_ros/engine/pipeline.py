@@ -25,6 +25,7 @@ from vggt_ros.engine.calibration import (
     DEFAULT_BATCHES,
     DEFAULT_SEED,
     Calibration,
+    normalise,
     open_calibration,
     synthetic_images,
 )
@@ -157,7 +158,7 @@ def run_pipeline(
         else:
             bar.stage("read")
             report, path = None, Path(str(onnx_in))
-            calibration = _calibration(options, _input_shape(path))
+            calibration = _calibration(options, _input_shape(path), _normalisation(path))
         stem = path.name.removesuffix(".onnx").removesuffix(".simp").removesuffix(".NOSEQ")
         original = path
         bar.stage("opset")
@@ -183,12 +184,21 @@ def run_pipeline(
     return PipelineReport(report, path, removed, tool, tuple(reports))
 
 
-def _calibration(options: PipelineOptions, shape: tuple[int, int, int, int]) -> Calibration | None:
+def _normalisation(path: Path) -> str:
+    """What the network takes; graphs that do not say are VGGT's, which has it inside."""
+    return facts_of(path).get("normalisation", "zero_to_one")
+
+
+def _calibration(
+    options: PipelineOptions,
+    shape: tuple[int, int, int, int],
+    normalisation: str = "zero_to_one",
+) -> Calibration | None:
     if not {"int8", "fp8"} & set(options.precisions):
         return None
     return open_calibration(
         options.calib_data, shape, options.calib_batches, options.calib_seed,
-        options.allow_synthetic_calib,
+        options.allow_synthetic_calib, normalisation,
     )  # fmt: skip
 
 
@@ -295,7 +305,8 @@ class _Maker:
         """Images that were not calibrated on where there are others."""
         if self.calibration is not None and self.calibration.source != "synthetic":
             return self.calibration.test_batch(), f"images of {self.calibration.source}"
-        return synthetic_images(_input_shape(self.graph)), "synthetic images"
+        images = synthetic_images(_input_shape(self.graph))
+        return normalise(images, _normalisation(self.graph)), "synthetic images"
 
     def _parity(self, precision: str, out: Path) -> tuple[dict[str, Parity] | None, str]:
         if self.images is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vggt_ros.engine.codebooks import quantise_int8
-from vggt_ros.engine.model_files import describe, load_graph, save_graph
+from vggt_ros.engine.model_files import describe, load_graph, release, save_graph
 from vggt_ros.engine.opset import raise_opset
 from vggt_ros.engine.run_onnx import OnnxSession
 from vggt_ros.errors import EngineError
@@ -104,7 +104,12 @@ def find_ranges(
         largest.outputs[0].name = name + _RANGE
         largest.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         largest.outputs[0].shape = ir.Shape([])
-        model.graph.extend([magnitude, largest])
+        producer = value.producer()
+        # right behind it, so that no activation outlives its use
+        if producer is not None:
+            model.graph.insert_after(producer, [magnitude, largest])
+        else:
+            model.graph.insert_before(next(iter(model.graph)), [magnitude, largest])
         model.graph.outputs.append(largest.outputs[0])
     ranges = dict.fromkeys(wanted, 0.0)
     # in the folder of the graph: the data file beside it is referred to by its name
@@ -211,6 +216,8 @@ def _weight(model: ir.Model, weight: ir.Value, axis: int, precision: str) -> ir.
         codes, scales = quantise_int8(values, axis)
     else:
         codes, scales = _quantise_fp8(values, axis)
+    del values
+    release(tensor)
     held = _constant(model, f"{name}_q", codes)
     scale = _constant(model, f"{name}_scale", scales)
     zero = _constant(model, f"{name}_zero", np.zeros(scales.shape, codes.dtype))

@@ -8,6 +8,7 @@ that of the original. The report says so.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator
@@ -83,8 +84,21 @@ def quantise_weights(
     if mode == "none":
         return WeightQuantisation(mode, mode, "none")
     if mode.startswith("modelopt-"):
-        return _modelopt(network, mode, allow_fallback)
-    quantise, what = _NATIVE[mode]
+        problem = _modelopt_problem()
+        if problem and not allow_fallback:
+            raise EngineError(
+                f"quant mode {mode}: {problem}; use --quant-mode none with --precision fp8, or "
+                "--allow-fallback"
+            )
+        if problem:
+            _logger.warning(
+                "quant mode %s: %s; the weights stay as they are, as --allow-fallback allows",
+                mode, problem,
+            )  # fmt: skip
+            return WeightQuantisation(mode, "none", f"none: {problem}")
+        quantise, what = _modelopt(mode, "cuda"), f"{mode} by nvidia-modelopt"
+    else:
+        quantise, what = _NATIVE[mode]
     layers = parameters = 0
     before = change = 0.0
     for _, layer in quantised_layers(network):
@@ -109,22 +123,34 @@ def quantised_layers(network: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
-def _modelopt(network: nn.Module, mode: str, allow_fallback: bool) -> WeightQuantisation:
+def _modelopt_problem() -> str:
+    """Why modelopt's modes are not possible here; empty if they are."""
     missing = []
     if importlib.util.find_spec("modelopt") is None:
         missing.append("nvidia-modelopt is not installed (pip install nvidia-modelopt)")
     if not torch.cuda.is_available():
         missing.append("there is no CUDA device")
-    if missing:
-        problem = f"quant mode {mode}: {' and '.join(missing)}"
-        if not allow_fallback:
-            raise EngineError(
-                f"{problem}; use --quant-mode none with --precision fp8, or --allow-fallback"
-            )
-        _logger.warning("%s; the weights stay as they are, as --allow-fallback allows", problem)
-        return WeightQuantisation(mode, "none", f"none: {problem}")
+    return " and ".join(missing)
+
+
+def _modelopt(mode: str, device: str) -> Callable[[Float32], Float32]:
+    """Weights through modelopt's quantisers, one layer at a time.
+
+    The layers of the network stay torch's own, which the exporter knows; activations are
+    quantised by `--precision`.
+    """
     import modelopt.torch.quantization as mtq
 
-    config = mtq.FP8_DEFAULT_CFG if mode == "modelopt-fp8" else mtq.NVFP4_DEFAULT_CFG
-    mtq.quantize(network, config, forward_loop=None)
-    return WeightQuantisation(mode, mode, f"Q/DQ by modelopt {mtq.__name__}, {mode}")
+    configs = {"modelopt-fp8": mtq.FP8_DEFAULT_CFG, "modelopt-nvfp4": mtq.NVFP4_DEFAULT_CFG}
+
+    def quantise(weight: Float32) -> Float32:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=device)
+        layer.weight = nn.Parameter(torch.from_numpy(weight).to(device), requires_grad=False)
+        holder = nn.Sequential(layer)
+        mtq.quantize(holder, copy.deepcopy(configs[mode]), forward_loop=None)
+        mtq.disable_quantizer(holder, "*input_quantizer")
+        mtq.fold_weight(holder)
+        found: Float32 = holder[0].weight.detach().float().cpu().numpy()
+        return found
+
+    return quantise

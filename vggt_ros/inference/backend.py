@@ -122,6 +122,13 @@ def open_backend(
     chosen = choose_backend(path, name)
     if not Path(path).exists():
         raise EngineError(f"{path}: expected an engine or checkpoint, found nothing there")
+    options = options or BackendOptions()
+    for option, value, least in (
+        ("contexts", options.contexts, 1),
+        ("threads", options.threads, 0),
+    ):
+        if value < least:
+            raise EngineError(f"{option}: expected at least {least}, got {value}")
     module = import_module(f"vggt_ros.inference.{chosen}_backend")
-    backend: Backend = module.open_file(Path(path), options or BackendOptions())
+    backend: Backend = module.open_file(Path(path), options)
     return backend

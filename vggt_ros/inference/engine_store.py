@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,17 +162,27 @@ def describe_checkpoint(path: str | Path) -> ModelFacts:
         name, licence = _vggt_source(path)
         return ModelFacts("vggt", name, licence, "", "zero_to_one")
     metric = config.get("depth_estimation_type") == "metric"
-    size = {384: "Small", 768: "Base", 1024: "Large"}.get(_backbone_width(config), "")
-    name = f"depth-anything/Depth-Anything-V2-{'Metric-' if metric else ''}{size or 'unknown'}"
-    licences = {"Small": "Apache-2.0", "Base": _NON_COMMERCIAL, "Large": _NON_COMMERCIAL}
+    name, licence = _depth_anything_source(path, config)
     return ModelFacts(
         family="depth_anything",
         name=name,
-        licence=licences.get(size, "unknown"),
+        licence=licence,
         checkpoint_sha256="",
         normalisation="imagenet",
         depth_kind="metric_depth" if metric else "disparity",
     )
+
+
+def _depth_anything_source(path: Path, config: dict[str, Any]) -> tuple[str, str]:
+    """Name and licence as far as the path tells them, else what the configuration says."""
+    stated = str(config.get("license", "unknown"))
+    # a folder of that name, or Hugging Face's cache: models--depth-anything--Depth-Anything-V2-...
+    match = re.search(
+        r"Depth-Anything-V2-(?:Metric-\w+-)?(Small|Base|Large)", str(path.absolute())
+    )
+    if match is None:
+        return "depth_anything", stated
+    return f"depth-anything/{match[0]}", "Apache-2.0" if match[1] == "Small" else _NON_COMMERCIAL
 
 
 def _transformers_config(path: Path) -> dict[str, Any]:
@@ -185,12 +196,6 @@ def _transformers_config(path: Path) -> dict[str, Any]:
             f"{file}: not a readable configuration ({error}); download it again"
         ) from error
     return content if isinstance(content, dict) else {}
-
-
-def _backbone_width(config: dict[str, Any]) -> int:
-    backbone = config.get("backbone_config")
-    width = backbone.get("hidden_size") if isinstance(backbone, dict) else None
-    return width if isinstance(width, int) else 0
 
 
 def _vggt_source(path: Path) -> tuple[str, str]:

@@ -55,7 +55,8 @@ def open_file(path: Path, options: BackendOptions) -> OnnxRuntimeBackend:
         )
     # its exceptions have no common base but Exception
     except Exception as error:
-        raise EngineError(f"{engine}: it does not load: {first_line(error)}") from error
+        hint = "; export it in fp32 or fp16: few kernels take bf16" if precision == "bf16" else ""
+        raise EngineError(f"{engine}: it does not load: {first_line(error)}{hint}") from error
     if index is not None and _CUDA not in session.get_providers():
         raise EngineError(
             f"{engine}: expected device cuda:{index}, but ONNX Runtime could not load its CUDA "
@@ -80,7 +81,7 @@ class OnnxRuntimeBackend:
         self.outputs = tuple(_spec(engine, node) for node in session.get_outputs())
         self._engine = engine
         self._names = [spec.name for spec in self.outputs]
-        self._slots = Slots(engine, [session] * max(1, contexts))
+        self._slots = Slots(engine, [session] * contexts)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute all outputs; see `backend.Backend.run`."""

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.backend import Arrays, BackendOptions, TensorSpec
-from vggt_ros.inference.devices import check_precision, cpu_has_bf16, cpu_name, cuda_index
+from vggt_ros.inference.devices import (
+    check_file_precision,
+    check_precision,
+    cpu_has_bf16,
+    cpu_name,
+    cuda_index,
+)
 from vggt_ros.inference.tensors import Slots, check_inputs, first_line
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -20,7 +26,7 @@ def open_file(path: Path, options: BackendOptions) -> OpenVinoBackend:
     """Compile a network for the processor.
 
     Precision `auto` is float32: OpenVINO's own choice is bfloat16 wherever the processor has it,
-    which is another network than the file.
+    which is another network than the file. Quantised layers run in int8 and are reported so.
 
     Raises:
         EngineError: no openvino, a device that is not the CPU, a precision without instructions
@@ -35,7 +41,7 @@ def open_file(path: Path, options: BackendOptions) -> OpenVinoBackend:
         )
     check_precision(options.precision)
     precision = "fp32" if options.precision == "auto" else options.precision
-    contexts = max(1, options.contexts)
+    contexts = options.contexts
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "PERFORMANCE_HINT": "LATENCY" if contexts == 1 else "THROUGHPUT",
@@ -46,7 +52,9 @@ def open_file(path: Path, options: BackendOptions) -> OpenVinoBackend:
     core = openvino.Core()
     _check_processor(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     try:
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+        model = core.read_model(str(path))
+        is_quantised = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+        compiled = core.compile_model(model, "CPU", settings)
         requests = [compiled.create_infer_request() for _ in range(contexts)]
         effective = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     except RuntimeError as error:
@@ -56,6 +64,9 @@ def open_file(path: Path, options: BackendOptions) -> OpenVinoBackend:
             f"{engine}: expected precision {precision}, OpenVINO chose {effective} on this "
             f"processor ({cpu_name()}); give fp32"
         )
+    if is_quantised:
+        check_file_precision(engine, options.precision, "int8")
+        precision = "int8"
     return OpenVinoBackend(engine, compiled, requests, precision)
 
 

@@ -62,14 +62,14 @@ def open_engine(module_name: str, path: Path, options: BackendOptions) -> Tensor
             loaded = _Loaded(trt, module_name, path, device, passport)
             precision = loaded.precision()
             check_file_precision(loaded.name, options.precision, precision)
-            backend = TensorRtBackend(loaded, module_name, precision, max(1, options.contexts))
+            backend = TensorRtBackend(loaded, module_name, precision, options.contexts)
     except BaseException:
         device.close()
         raise
     _logger.info(
         "%s: %s %s on %s through %s, %d contexts",
         path.name, module_name, trt.__version__, device.facts, device.interface,
-        max(1, options.contexts),
+        options.contexts,
     )  # fmt: skip
     return backend
 

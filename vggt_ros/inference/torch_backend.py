@@ -98,7 +98,7 @@ class TorchBackend:
         self._has_batch = has_batch
         self._threads = options.threads
         self.device = "cpu"
-        streams: list[Any] = [None] * max(1, options.contexts)
+        streams: list[Any] = [None] * options.contexts
         if device.type == "cuda":
             self.device = f"{device} ({torch.cuda.get_device_name(device)})"
             streams = [torch.cuda.Stream(device) for _ in streams]

@@ -31,7 +31,7 @@ nothing and the map is worst."""
 CORRELATED_PIXELS = 100.0
 """Pixels whose errors go together; the covariance of a fit is enlarged by this factor."""
 
-RESIDUAL_SAMPLES = 4096
+RESIDUAL_SAMPLES = 2048
 """Pixels of which a median error is taken."""
 
 LEAST_JUDGES = 20

@@ -15,7 +15,7 @@ from numba import njit
 
 from vggt_ros.types import DepthMap, Float32
 
-SAMPLES = 2048
+SAMPLES = 1024
 """Pixels of a depth map that are looked up in another one."""
 WIDEST_LOG_RATIO = 0.7
 """Depths that differ by more than a factor of two belong to two surfaces."""
@@ -127,14 +127,17 @@ def _beyond(differences: Mapping[str, float], limit: float) -> dict[str, float]:
 
 
 def _compared(one: DepthMap, two: DepthMap) -> Float32:
-    other_from_camera = two.map_from_camera.inverse() @ one.map_from_camera
+    # other_from_camera, without the checks of a Rigid3, which would take most of the time
+    back = two.map_from_camera.rotation.T
+    rotation = np.ascontiguousarray(back @ one.map_from_camera.rotation)
+    translation = back @ (one.map_from_camera.translation - two.map_from_camera.translation)
     a, b = one.model, two.model
     ratios: Float32 = _log_ratios(
         one.depth,
         max(1, one.depth.size // SAMPLES) | 1,
         (a.fx, a.fy, a.cx, a.cy),
-        np.ascontiguousarray(other_from_camera.rotation),
-        other_from_camera.translation,
+        rotation,
+        translation,
         two.depth,
         (b.fx, b.fy, b.cx, b.cy),
         WIDEST_LOG_RATIO,
