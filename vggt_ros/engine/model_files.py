@@ -65,23 +65,40 @@ def load_graph(path: str | Path) -> ir.Model:
     Raises:
         EngineError: no file, or not an ONNX graph.
     """
-    path = require_file(path)
-    import_onnx_ir()
+    proto = load_proto(path)
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError
 
     from vggt_ros.engine.opset import DEFAULT_OPSET
 
     try:
-        model = ir.load(path)
-    except (DecodeError, ValueError, OSError, KeyError) as error:
+        model = ir.from_proto(proto)
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path}: not a readable ONNX graph ({error})") from error
+    ir.external_data.set_base_dir(model.graph, Path(path).resolve().parent)
+    if "" not in model.graph.opset_imports:
+        model.graph.opset_imports[""] = DEFAULT_OPSET
+    return model
+
+
+def load_proto(path: str | Path) -> onnx.ModelProto:
+    """Read a graph as protobuf, without its external weights: fast, for looking at.
+
+    Raises:
+        EngineError: no file, or not an ONNX graph.
+    """
+    path = require_file(path)
+    import_onnx_ir()
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
         raise EngineError(
             f"{path}: expected an ONNX graph, got something else ({error})"
         ) from error
-    if not model.graph.inputs and not len(model.graph):
+    if not model.graph.input and not model.graph.node:
         raise EngineError(f"{path}: expected an ONNX graph, got an empty one")
-    if "" not in model.graph.opset_imports:
-        model.graph.opset_imports[""] = DEFAULT_OPSET
     return model
 
 
@@ -159,9 +176,9 @@ def data_files(path: str | Path) -> list[Path]:
         EngineError: a place outside of the graph's folder, or a file that is missing or too short.
     """
     path = require_file(path)
+    model = load_proto(path)
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
     ends: dict[Path, int] = {}
     for tensor in _tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -234,11 +251,28 @@ def describe(model: ir.Model, facts: Mapping[str, object]) -> None:
         model.metadata_props[_KEY + key] = str(value)
 
 
+def opset_of(path: str | Path) -> int:
+    """Version of the operators of a graph; 0 where it does not say."""
+    model = load_proto(path)
+    return next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
+
+
+def inputs_of(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each input by its name; -1: free."""
+    graph = load_proto(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return {
+        i.name: tuple(
+            d.dim_value if d.HasField("dim_value") else -1 for d in i.type.tensor_type.shape.dim
+        )
+        for i in graph.input
+        if i.name not in weights
+    }
+
+
 def facts_of(path: str | Path) -> dict[str, str]:
     """What `describe` wrote; empty for graphs of others."""
-    import onnx
-
-    model = onnx.load(require_file(path), load_external_data=False)
+    model = load_proto(path)
     return {
         entry.key.removeprefix(_KEY): entry.value
         for entry in model.metadata_props

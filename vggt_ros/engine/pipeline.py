@@ -35,7 +35,8 @@ from vggt_ros.engine.export_vggt import INPUT, VggtExport, export_vggt
 from vggt_ros.engine.memory import GIB, available_memory
 from vggt_ros.engine.model_files import (
     facts_of,
-    load_graph,
+    inputs_of,
+    opset_of,
     sha256_of_model,
     size_of_model,
 )
@@ -45,7 +46,7 @@ from vggt_ros.engine.quantise_int8 import QuantiseOptions, quantise
 from vggt_ros.engine.run_onnx import OnnxSession, estimate_run_memory
 from vggt_ros.engine.sequence_removal import remove_sequences
 from vggt_ros.engine.simplify import simplify
-from vggt_ros.engine.torch_export import ExportReport, shapes_of
+from vggt_ros.engine.torch_export import ExportReport
 from vggt_ros.errors import EngineError
 from vggt_ros.export.files import write_json
 from vggt_ros.types import Float32
@@ -203,7 +204,7 @@ def _calibration(
 
 
 def _input_shape(path: Path) -> tuple[int, int, int, int]:
-    shapes = shapes_of(load_graph(path).graph.inputs)
+    shapes = inputs_of(path)
     shape = next(iter(shapes.values()), ())
     if len(shapes) != 1 or len(shape) != 4 or shape[1] != 3:
         raise EngineError(
@@ -232,7 +233,7 @@ class _Maker:
         self.options = options
         self.calibration = calibration
         self.facts = facts_of(graph)
-        self.input_name = next(iter(shapes_of(load_graph(graph).graph.inputs)), INPUT)
+        self.input_name = next(iter(inputs_of(graph)), INPUT)
         self.ranges: Mapping[str, float] | None = None
         self.reference: dict[str, Float32] | None = None
         self.images: Float32 | None = None
@@ -257,7 +258,7 @@ class _Maker:
             path=out,
             sha256=sha256_of_model(out),
             size_bytes=size_of_model(out),
-            opset=load_graph(out).graph.opset_imports[""],
+            opset=opset_of(out),
             precision_requested=precision,
             precision_effective=precision,
             quant_mode_requested=self.facts.get("quant_mode_requested", "none"),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggt_ros.engine.cast import cast_precision
-from vggt_ros.engine.model_files import describe, load_graph, save_graph
 from vggt_ros.engine.qdq import QdqReport, quantise_graph
 from vggt_ros.errors import EngineError
 
@@ -102,13 +101,10 @@ def quantise(
     with tempfile.TemporaryDirectory(prefix=".quantise.", dir=out.parent) as folder:
         first = Path(folder) / "quantised.onnx"
         report = quantise_graph(onnx_in, first, precision, calibration, parts, ranges)
-        second = Path(folder) / "cast.onnx"
-        cast = cast_precision(first, second, options.rest)
-        model = load_graph(second)
-        describe(
-            model,
-            {"precision_requested": precision, "precision_effective": precision,
-             "rest": options.rest},
-        )  # fmt: skip
-        save_graph(model, out)
+        facts = {
+            "precision_requested": precision,
+            "precision_effective": precision,
+            "rest": options.rest,
+        }
+        cast = cast_precision(first, out, options.rest, facts=facts)
     return dataclasses.replace(report, path=out, opset=cast.opset)
