@@ -178,7 +178,7 @@ def _vertices(mesh: Mesh) -> PointCloud:
             f"mesh: expected triangles (T, 3) of whole numbers, got {triangles.shape} of "
             f"{triangles.dtype}"
         )
-    if len(triangles) and not (0 <= triangles.min() and triangles.max() < len(cloud)):
+    if len(triangles) and not (triangles.min() >= 0 and triangles.max() < len(cloud)):
         raise ExportError(
             f"mesh: expected rows of the {len(cloud)} vertices in triangles, got "
             f"{triangles.min()} to {triangles.max()}"

@@ -110,24 +110,29 @@ def read_ply(path: str | Path) -> PointCloud:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            order, elements, comments = _read_header(file, path)
+            order, elements, comments = read_header(file, path)
             rows = _read_vertices(file, path, order, elements)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     return cloud_from_columns(rows, path, comments)
 
 
-_Property = tuple[str, str, str]
+Property = tuple[str, str, str]
 """Name, type, and the type of the count where it is a list (else "")."""
 
 
-def _read_header(
+def read_header(
     file: IO[bytes], path: Path
-) -> tuple[str, list[tuple[str, int, list[_Property]]], list[str]]:
+) -> tuple[str, list[tuple[str, int, list[Property]]], list[str]]:
+    """Byte order ("" for ascii), elements (name, count, properties) in order, and comments.
+
+    Raises:
+        SourceError: no PLY header.
+    """
     if file.readline(16).strip() != b"ply":
         raise SourceError(f"{path}: is not a PLY file: the first line is not 'ply'")
     order: str | None = None
-    elements: list[tuple[str, int, list[_Property]]] = []
+    elements: list[tuple[str, int, list[Property]]] = []
     comments: list[str] = []
     for _ in range(_MAX_HEADER_LINES):
         line = file.readline(4096).decode("utf-8", "replace").strip()
@@ -157,18 +162,18 @@ def _read_header(
 
 
 def _read_vertices(
-    file: IO[bytes], path: Path, order: str, elements: list[tuple[str, int, list[_Property]]]
+    file: IO[bytes], path: Path, order: str, elements: list[tuple[str, int, list[Property]]]
 ) -> dict[str, NDArray[Any]]:
     for name, count, properties in elements:
         if name != "vertex":
-            _skip(file, path, order, count, properties)
+            skip_element(file, path, order, count, properties)
             continue
         if any(list_type for _, _, list_type in properties):
             raise SourceError(f"{path}: lists among the vertex properties are not supported")
         dtype = np.dtype([(key, order + kind) for key, kind, _ in properties])
         if order:
             data = file.read(count * dtype.itemsize)
-            _check_count(path, len(data) // dtype.itemsize, count)
+            check_count(path, len(data) // dtype.itemsize, count)
             rows = np.frombuffer(data, dtype, count)
             return {key: rows[key] for key in dtype.names or ()}
         table = read_text_table(file, path, count, len(properties))
@@ -188,20 +193,26 @@ def read_text_table(file: IO[bytes], path: Path, rows: int, columns: int) -> NDA
         table = np.loadtxt(file, np.float64, comments=None, ndmin=2, max_rows=rows)
     except ValueError as error:
         raise SourceError(f"{path}: a line of numbers is damaged: {error}") from error
-    _check_count(path, len(table), rows)
+    check_count(path, len(table), rows)
     if table.shape[1] != columns:
         raise SourceError(f"{path}: expected {columns} numbers a line, got {table.shape[1]}")
     return table
 
 
-def _check_count(path: Path, got: int, expected: int) -> None:
+def check_count(path: Path, got: int, expected: int) -> None:
+    """Raises SourceError if a file has fewer rows than it says."""
     if got < expected:
         raise SourceError(f"{path}: is cut off: expected {expected} points, got {got}")
 
 
-def _skip(
-    file: IO[bytes], path: Path, order: str, count: int, properties: list[_Property]
+def skip_element(
+    file: IO[bytes], path: Path, order: str, count: int, properties: list[Property]
 ) -> None:
+    """Read past an element.
+
+    Raises:
+        SourceError: the file ends.
+    """
     if not order:
         for _ in range(count):
             file.readline()

@@ -102,7 +102,7 @@ def array_columns(names: Sequence[str], array: NDArray[Any], type: str = "<f4") 
 
 
 def cloud_columns(cloud: PointCloud, normals: Sequence[str] = ("nx", "ny", "nz")) -> list[Columns]:
-    """x y z [normals] red green blue [confidence].
+    """Columns x y z [normals] red green blue [confidence].
 
     Raises:
         ExportError: the arrays of the cloud do not fit together.
