@@ -89,6 +89,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from vggt_ros.export.formats import FORMATS, choose_format, export_map
+    from vggt_ros.export.select import select
     from vggt_ros.export.trajectory import static_poses
 
     path = _map_file(args.map)
@@ -102,12 +103,17 @@ def run(args: argparse.Namespace) -> int:
     targets = [_target(args.out, name, path, len(names) > 1) for name in names]
     options = _options(args)
     cloud, mesh, scene = _read(path, args.cameras)
-    cloud = _filtered(cloud, args)
+    if mesh is None:
+        cloud = _filtered(cloud, args)
+    elif args.box or args.voxel or args.min_confidence or args.conf_percentile:
+        raise ConfigError(f"{path}: expected points to filter, got a mesh; leave the filters out")
     comments = [f"scale {scene.scale}"] if scene is not None and scene.cameras else []
     poses = static_poses(scene.map_from_camera) if scene is not None else []
     for name, target in zip(names, targets, strict=True):
+        # the corners of a mesh are no points of their own
+        shown = cloud if mesh is None or name != "glb" else select(cloud, slice(0))
         done = export_map(
-            target, name, cloud, poses, scene=scene, mesh=mesh, options=options, comments=comments
+            target, name, shown, poses, scene=scene, mesh=mesh, options=options, comments=comments
         )
         unit = "metres" if cloud.is_metric else "unscaled, not metres"
         detail = f": {done.detail}" if done.detail else ""
@@ -191,13 +197,13 @@ def _read(path: Path, cameras: Path | None) -> tuple[PointCloud, Mesh | None, Al
     scene = read_scene(folder)
     if cameras is not None and scene is None:
         raise SourceError(f"--cameras {cameras}: expected report.json or cameras.tum in it")
-    if scene is not None and scene.cameras and cloud.frame:
-        if scene.scale.is_metric != cloud.is_metric:
-            raise SourceError(
-                f"{path} says its unit is {'m' if cloud.is_metric else 'unscaled'}, but "
-                f"report.json in {folder} says {scene.scale.unit}: they are of two runs; give the "
-                "right folder with --cameras"
-            )
+    known = scene is not None and scene.cameras and cloud.frame
+    if scene is not None and known and scene.scale.is_metric != cloud.is_metric:
+        raise SourceError(
+            f"{path} says its unit is {'m' if cloud.is_metric else 'unscaled'}, but report.json "
+            f"in {folder} says {scene.scale.unit}: they are of two runs; give the right folder "
+            "with --cameras"
+        )
     return cloud, mesh, scene
 
 

@@ -79,7 +79,7 @@ def camera_cone(
     return Primitive(
         name,
         in_map.astype(np.float32),
-        np.tile(np.uint8(colour), (len(vertices), 1)),
+        np.tile(np.array(colour, np.uint8), (len(vertices), 1)),
         np.array(triangles, np.uint32),
     )
 

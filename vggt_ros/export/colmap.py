@@ -1,4 +1,4 @@
-"""COLMAP's binary model: `cameras.bin`, `images.bin`, `points3D.bin`, and `points.ply` beside them.
+"""COLMAP's binary model: `cameras.bin`, `images.bin`, `points3D.bin`, and beside it `points.ply`.
 
 Source of the format: colmap.github.io, "Output format"; little-endian. COLMAP puts the centre of
 the top-left pixel at (0.5, 0.5): half a pixel is added here, in `_PIXEL_OFFSET`. Its world is the

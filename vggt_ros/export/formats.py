@@ -1,4 +1,4 @@
-"""Which formats a map can be exported to, by name; docs/exports.md tells axes and units of each."""
+"""Which formats a map can be exported to, by name; docs/exports.md tells axes and units."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def gaussian_columns(
     )
     if rest:
         columns.append(Columns(tuple(names), "<f4", _repeated(zeros)))
-    turned = np.float32([[1, 0, 0, 0]])
+    turned = np.array([[1, 0, 0, 0]], np.float32)
     return [
         *columns,
         Columns(("opacity",), "<f4", lambda rows: _logit(_opacity(cloud, options, rows))),

@@ -164,7 +164,8 @@ def _primitives(
     elif mesh is not None:
         size = scene_size(mesh.vertices)
     else:
-        points, colours = np.float32([[1, 0, 0]]), np.uint8([[255, 255, 255]])
+        points = np.array([[1, 0, 0]], np.float32)
+        colours = np.full((1, 3), 255, np.uint8)
     if len(points):
         primitives.insert(0, Primitive("points", points, colours))
     if show_cameras:

@@ -97,10 +97,11 @@ def offset_and_step(path: str | Path, low: Float64, high: Float64) -> tuple[Floa
     reach = float(np.maximum(high - offset, offset - low).max())
     step = max(FINEST, 10.0 ** math.ceil(math.log10(max(reach, 1e-300) / _REACH)))
     if step > COARSEST * 1.001:
+        widest_km = 2 * _REACH * COARSEST / 1000
         raise ExportError(
-            f"cannot write {path}: expected a cloud less than {2 * _REACH * COARSEST / 1000:.0f} km "
-            f"wide, which LAS can hold to {COARSEST:g}, got {2 * reach / 1000:.0f} km; cut far "
-            "points away (a box) or write PLY"
+            f"cannot write {path}: expected a cloud less than {widest_km:.0f} km wide, which LAS "
+            f"can hold to {COARSEST:g}, got {2 * reach / 1000:.0f} km; cut far points away (a "
+            "box) or write PLY"
         )
     return offset, step
 

@@ -87,7 +87,7 @@ def write_mesh_obj(
         ExportError: the file cannot be written, or the arrays of the mesh do not fit together.
     """
     cloud = _vertices(mesh)
-    values = [mesh.vertices]
+    values: list[NDArray[Any]] = [mesh.vertices]
     if mesh.colours is not None:
         values.append(mesh.colours)
     with atomic_write(path) as file:

@@ -100,7 +100,7 @@ def _intrinsics(path: str | Path, name: str, model: CameraModel) -> dict[str, fl
     }
     if not model.is_distorted:
         return found
-    names = ("k1", "k2", "p1", "p2", "k3")
+    names: tuple[str, ...] = ("k1", "k2", "p1", "p2", "k3")
     if model.distortion_model == "equidistant":
         names = ("k1", "k2", "k3", "k4")
     elif any(model.distortion[5:]):

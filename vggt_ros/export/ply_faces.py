@@ -67,13 +67,14 @@ def _read_faces(
         fields += [(name, order + type) for name, type, _ in properties[1:]]
         dtype = np.dtype(fields)
         data = file.read(count * dtype.itemsize)
-        table = np.frombuffer(data, dtype, len(data) // dtype.itemsize)
-        sizes, corners = table["n"], table["corners"]
+        faces = np.frombuffer(data, dtype, len(data) // dtype.itemsize)
+        sizes, corners = faces["n"], faces["corners"]
         if (sizes == 3).all():
-            check_count(path, len(table), count)
+            check_count(path, len(faces), count)
     if not (sizes == 3).all():
+        other = int(sizes[sizes != 3][0])
         raise SourceError(
-            f"{path}: expected triangles only, got a face of {int(sizes[sizes != 3][0])} vertices; "
-            "triangulate the mesh first"
+            f"{path}: expected triangles only, got a face of {other} vertices; triangulate the "
+            "mesh first"
         )
     return np.ascontiguousarray(corners, np.int32)

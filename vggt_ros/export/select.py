@@ -13,8 +13,8 @@ from vggt_ros.errors import ExportError
 from vggt_ros.types import PointCloud
 
 
-def select(cloud: PointCloud, keep: NDArray[Any]) -> PointCloud:
-    """The points where `keep`, (N,) of booleans or rows, says so."""
+def select(cloud: PointCloud, keep: NDArray[Any] | slice) -> PointCloud:
+    """The points where `keep`, (N,) of booleans, rows or a slice, says so."""
     return dataclasses.replace(
         cloud,
         points=cloud.points[keep],
@@ -46,7 +46,7 @@ def filter_cloud(
         raise ExportError(f"min_confidence: expected 0 to 1, got {min_confidence:g}")
     if not 0 <= confidence_percentile <= 100:
         raise ExportError(f"confidence percentile: expected 0 to 100, got {confidence_percentile}")
-    keep = None
+    keep: NDArray[np.bool_] | None = None
     if min_confidence > 0 or confidence_percentile > 0:
         if cloud.confidence is None:
             raise ExportError(
@@ -56,7 +56,7 @@ def filter_cloud(
         least = min_confidence
         if confidence_percentile > 0 and len(cloud):
             least = max(least, float(np.percentile(cloud.confidence, confidence_percentile)))
-        keep = cloud.confidence >= least
+        keep = np.asarray(cloud.confidence >= least)
         if confidence_percentile > 0:
             keep &= cloud.confidence > 1e-5
     if box is not None:
