@@ -41,9 +41,13 @@ _SIDES = ((1, 3, 2), (3, 4, 2), (4, 5, 2), (5, 1, 2))
 
 def gist_rainbow(fraction: float) -> tuple[int, int, int]:
     """Colour at 0 to 1, in the 256 steps of matplotlib."""
-    at = min(int(fraction * 256), 255) / 255
+    step = min(int(fraction * 256), 255)
+    places = 255 * _STOPS[:, 0]
+    i = max(int(np.searchsorted(places, step)), 1)
+    share = (step - places[i - 1]) / (places[i] - places[i - 1])
     red, green, blue = (
-        int(255 * float(np.interp(at, _STOPS[:, 0], _STOPS[:, i]))) for i in (1, 2, 3)
+        int(255 * float(share * (_STOPS[i, c] - _STOPS[i - 1, c]) + _STOPS[i - 1, c]))
+        for c in (1, 2, 3)
     )
     return red, green, blue
 

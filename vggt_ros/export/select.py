@@ -66,6 +66,6 @@ def filter_cloud(
                 "box: expected six numbers, the lower corner x y z below the upper one, got "
                 f"{' '.join(f'{v:g}' for v in box)}"
             )
-        inside = ((cloud.points >= low) & (cloud.points <= high)).all(axis=1)
-        keep = inside if keep is None else keep & inside
+        inside = np.asarray(((cloud.points >= low) & (cloud.points <= high)).all(axis=1))
+        keep = inside if keep is None else np.logical_and(keep, inside)
     return cloud if keep is None else select(cloud, keep)

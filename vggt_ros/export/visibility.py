@@ -17,9 +17,9 @@ FRACTION = 0.01
 """Of the depth: a point this much behind the nearest one still counts as seen (plane sweep is
 off by about as much)."""
 
-MARGIN = 2.0
-"""The same in distances between neighbouring points: the squares that close the gaps between
-points stand upright, the surface may slant."""
+MARGIN = 2.5
+"""The same in distances between neighbouring points and between pixels: the squares that close
+the gaps between points stand upright, the surface may slant (up to 70 degrees)."""
 
 LEAST_PER_BLOCK = 4
 """Points in a block of the image from which the distance between neighbours is taken."""
@@ -100,7 +100,7 @@ def seen_points(
         in_part = seen[: len(depths)]
         kernels.visible(
             *(pixels, depths, model.width, model.height),
-            *(nearest, MARGIN * spacing, FRACTION, in_part),
+            *(nearest, MARGIN * spacing, FRACTION + MARGIN / focal, in_part),
         )
         if cloud.normals is not None:
             towards = map_from_camera.translation.astype(np.float32) - points[part]
