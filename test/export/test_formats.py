@@ -1,10 +1,13 @@
 """The export dispatcher."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from vggt_ros.errors import ExportError
-from vggt_ros.export.formats import export_map
+from vggt_ros.export.formats import FORMATS, export_map
+from vggt_ros.export.mesh import Mesh
 from vggt_ros.export.pcd import read_pcd
 from vggt_ros.export.ply import read_ply
 from vggt_ros.export.trajectory import read_tum, static_poses
@@ -28,7 +31,7 @@ CAMERAS = static_poses({"front": Rigid3.identity()})
     ],
 )
 def test_writes_the_format(tmp_path, name, format, expected):
-    files = export_map(tmp_path / name, format, CLOUD, CAMERAS, config_text="a: 1\n")
+    files = export_map(tmp_path / name, format, CLOUD, CAMERAS, config_text="a: 1\n").files
     assert [f.name for f in files] == [expected, expected + ".config.yaml"]
     assert files[1].read_text() == "a: 1\n"
     if files[0].suffix == ".txt":
@@ -41,7 +44,7 @@ def test_writes_the_format(tmp_path, name, format, expected):
 @pytest.mark.parametrize(
     ("name", "format", "cloud", "cameras", "message"),
     [
-        ("map", "plyy", CLOUD, CAMERAS, r"ply, pcd, tum, got format 'plyy' \(did you mean 'ply'"),
+        ("map", "plyy", CLOUD, CAMERAS, r"ply, pcd, tum, .*got format 'plyy' \(did you mean 'ply'"),
         ("map.xyz", "", CLOUD, CAMERAS, "without a known suffix"),
         ("map", "tum", CLOUD, (), "no camera has a pose yet"),
         ("map", "ply", EMPTY, CAMERAS, "no points yet"),
@@ -52,3 +55,72 @@ def test_refusals(tmp_path, name, format, cloud, cameras, message):
     with pytest.raises(ExportError, match=message):
         export_map(tmp_path / name, format, cloud, cameras)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "expected", "count", "what"),
+    [
+        ("a.glb", "", ["a.glb"], 1, "points"),
+        ("a.npz", "", ["a.npz"], 1, "points"),
+        ("a", "3dgs", ["a.ply"], 1, "Gaussians"),
+        ("a", "colmap", ["cameras.bin", "images.bin", "points3D.bin", "points.ply"], 1, "points"),
+        ("transforms.json", "", ["transforms.json", "transforms_points.ply"], 1, "points"),
+        ("a.obj", "", ["a.obj"], 2, "triangles"),
+        ("a.ply", "", ["a.ply"], 2, "triangles"),
+    ],
+)
+def test_every_other_format(tmp_path, scene, name, format, expected, count, what):
+    mesh = None
+    if what == "triangles":
+        mesh = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2], [2, 1, 0]]))
+    done = export_map(tmp_path / name, format, CLOUD, CAMERAS, scene=scene, mesh=mesh)
+    assert [f.name for f in done.files] == expected
+    assert all(f.stat().st_size for f in done.files)
+    assert (done.count, done.what) == (count, what)
+
+
+@pytest.mark.parametrize("name", ["a.las", "a.laz"])
+def test_las(tmp_path, name):
+    pytest.importorskip("laspy")
+    pytest.importorskip("lazrs")
+    assert export_map(tmp_path / name, "", CLOUD).files == [tmp_path / name]
+
+
+def test_formats_that_need_cameras_say_so(tmp_path, scene):
+    no_intrinsics = dataclasses.replace(scene, cameras={})
+    for format in ("colmap", "nerfstudio"):
+        for given, message in ((None, "needs cameras"), (no_intrinsics, "intrinsics.*front, side")):
+            with pytest.raises(ExportError, match=f"{format} needs|{message}"):
+                export_map(tmp_path / "a", format, CLOUD, scene=given)
+    with pytest.raises(ExportError, match="expected a mesh"):
+        export_map(tmp_path / "a.obj", "", CLOUD)
+    with pytest.raises(ExportError, match=r"expected the suffix \.laz"):
+        export_map(tmp_path / "a.las", "laz", CLOUD)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("metric", [True, False])
+def test_every_format_tells_the_unit(tmp_path, scene, unscaled_scene, format, metric):
+    """Also those that one would not think of; COLMAP's own three files have no place for it."""
+    cloud = dataclasses.replace(CLOUD, is_metric=metric)
+    if format in ("las", "laz"):
+        pytest.importorskip("laspy")
+        pytest.importorskip("lazrs")
+    mesh = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]]), is_metric=metric)
+    done = export_map(
+        tmp_path / "a",
+        format,
+        cloud,
+        CAMERAS,
+        scene=scene if metric else unscaled_scene,
+        mesh=mesh if format == "obj" else None,
+    )
+    if format == "npz":
+        with np.load(done.files[0]) as read:
+            assert str(read["unit"]) == ("m" if metric else "unscaled")
+        return
+    text = b"".join(f.read_bytes() for f in done.files if f.suffix != ".bin")
+    said = b'"unit": "%s"' if format == "nerfstudio" else b"unit %s"
+    assert (said % b"unscaled" in text) != metric
+    assert (said % b"m" in text) == metric

@@ -134,8 +134,10 @@ def _document(
                 type="VEC4",
                 count=len(primitive.colours),
             )
-        entry: dict[str, Any] = {"attributes": attributes, "mode": _POINTS, "material": 0}
-        if primitive.triangles is not None:
+        entry: dict[str, Any] = {"attributes": attributes, "mode": _POINTS}
+        if primitive.triangles is None:
+            entry["material"] = 0
+        else:  # no material: with one, trimesh would not read the colours
             entry["mode"] = _TRIANGLES
             entry["indices"] = add(
                 len(primitive.triangles),
@@ -161,10 +163,7 @@ def _document(
     asset: dict[str, Any] = {"version": "2.0", "generator": "vggt_ros"}
     if extras:
         asset["extras"] = dict(extras)
-    material = {
-        "doubleSided": True,
-        "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1},
-    }
+    material = {"pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1}}
     document = {
         "asset": asset,
         "scene": 0,
