@@ -41,9 +41,7 @@ def test_cameras_points_and_colours(tmp_path, wall, scene):
     write_colmap(tmp_path / "a", wall, scene, image_names={"front": "0001.jpg"})
     model = read(tmp_path / "a")
     assert {image.name for image in model.images.values()} == {"0001.jpg", "side.png"}
-    for image, name in zip(
-        (model.images[1], model.images[2]), scene.map_from_camera, strict=True
-    ):
+    for image, name in zip((model.images[1], model.images[2]), scene.map_from_camera, strict=True):
         camera_from_map = scene.map_from_camera[name].inverse()
         matrix = image.cam_from_world().matrix()
         np.testing.assert_allclose(matrix, camera_from_map.matrix[:3], atol=1e-12)
@@ -127,9 +125,7 @@ def test_features_keep_their_places_and_errors(tmp_path, wall, scene_with_featur
         for element in point.track.elements:
             image = model.images[element.image_id]
             xy = image.points2D[element.point2D_idx].xy
-            np.testing.assert_allclose(
-                xy - image.project_point(point.xyz), [0.3, -0.4], atol=1e-6
-            )
+            np.testing.assert_allclose(xy - image.project_point(point.xyz), [0.3, -0.4], atol=1e-6)
     assert model.points3D[5].error == -1
     model.update_point_3d_errors()  # COLMAP's own computation agrees
     assert model.points3D[1].error == pytest.approx(0.5, abs=1e-6)

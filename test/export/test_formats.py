@@ -44,7 +44,13 @@ def test_writes_the_format(tmp_path, name, format, expected):
 @pytest.mark.parametrize(
     ("name", "format", "cloud", "cameras", "message"),
     [
-        ("map", "plyy", CLOUD, CAMERAS, r"ply, pcd, tum, .*got format 'plyy' \(did you mean 'ply'"),
+        (
+            "map",
+            "plyy",
+            CLOUD,
+            CAMERAS,
+            r"ply, pcd, tum, .*got format 'plyy' \(did you mean 'ply'",
+        ),
         ("map.xyz", "", CLOUD, CAMERAS, "without a known suffix"),
         ("map", "tum", CLOUD, (), "no camera has a pose yet"),
         ("map", "ply", EMPTY, CAMERAS, "no points yet"),
@@ -89,7 +95,10 @@ def test_las(tmp_path, name):
 def test_formats_that_need_cameras_say_so(tmp_path, scene):
     no_intrinsics = dataclasses.replace(scene, cameras={})
     for format in ("colmap", "nerfstudio"):
-        for given, message in ((None, "needs cameras"), (no_intrinsics, "intrinsics.*front, side")):
+        for given, message in (
+            (None, "needs cameras"),
+            (no_intrinsics, "intrinsics.*front, side"),
+        ):
             with pytest.raises(ExportError, match=f"{format} needs|{message}"):
                 export_map(tmp_path / "a", format, CLOUD, scene=given)
     with pytest.raises(ExportError, match="expected a mesh"):

@@ -36,7 +36,9 @@ def test_a_point_projects_to_its_pixel(tmp_path, scene):
 
 def test_axes_camera_y_is_up_and_the_world_is_the_map(tmp_path, scene):
     write_transforms(tmp_path / "t.json", scene)
-    matrix = np.array(json.loads((tmp_path / "t.json").read_text())["frames"][0]["transform_matrix"])
+    matrix = np.array(
+        json.loads((tmp_path / "t.json").read_text())["frames"][0]["transform_matrix"]
+    )
     pose = scene.map_from_camera["front"]
     np.testing.assert_allclose(matrix[:3, 3], pose.translation)
     assert matrix[2, 1] > 0.9  # y of the camera is up, z of the map
