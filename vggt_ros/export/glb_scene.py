@@ -157,19 +157,16 @@ def predictions_to_glb(
 def _primitives(
     cloud: PointCloud, cameras: Mapping[str, Rigid3], mesh: Mesh | None, show_cameras: bool
 ) -> list[Primitive]:
-    points, colours, size = cloud.points, cloud.colours, 1.0
+    points, colours = cloud.points, cloud.colours
     primitives = [] if mesh is None else [mesh_primitive(mesh)]
-    if len(points):
-        size = scene_size(points)
-    elif mesh is not None:
-        size = scene_size(mesh.vertices)
-    else:
+    sized = points if len(points) or mesh is None else mesh.vertices
+    if not len(sized):
         points = np.array([[1, 0, 0]], np.float32)
         colours = np.full((1, 3), 255, np.uint8)
     if len(points):
         primitives.insert(0, Primitive("points", points, colours))
-    if show_cameras:
-        primitives += camera_cones(dict(cameras), size)
+    if show_cameras and cameras:
+        primitives += camera_cones(dict(cameras), scene_size(sized) if len(sized) else 1.0)
     return primitives
 
 

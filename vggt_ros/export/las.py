@@ -26,7 +26,7 @@ FINEST, COARSEST = 1e-6, 1e-5
 _REACH = 2.0**31 - 2
 """Steps to either side of the offset."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 
 
 def write_las(

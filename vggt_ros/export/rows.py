@@ -86,7 +86,9 @@ def check_finite(path: str | Path, points: NDArray[Any]) -> tuple[NDArray[Any], 
     Raises:
         ExportError: a coordinate is NaN or infinite.
     """
-    low, high = points.min(axis=0), points.max(axis=0)  # both are NaN if any is
+    # both are NaN if any is; along the columns it takes ten times as long
+    low = np.array([column.min() for column in points.T])
+    high = np.array([column.max() for column in points.T])
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         row = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
         raise ExportError(
