@@ -350,7 +350,8 @@ def _write_points(
     first = len(measured.points) + 1
     features = [part.stop - part.start for part in map(measured.of, range(len(seen)))]
     for part in chunks(len(cloud), "points3D.bin", progress, _CHUNK):
-        ranges = [np.searchsorted(rows, (part.start, part.stop)) for rows in seen]
+        ends = np.array((part.start, part.stop), np.int32)  # or searchsorted copies the rows
+        ranges = [np.searchsorted(rows, ends) for rows in seen]
         lengths = np.zeros(part.stop - part.start, np.int64)
         for rows, (low, high) in zip(seen, ranges, strict=True):
             kernels.count_tracks(rows[low:high], part.start, lengths)
@@ -364,8 +365,8 @@ def _write_points(
         heads["length"], heads["error"] = lengths, _UNKNOWN_ERROR
         out = np.empty(heads.nbytes + elements.nbytes, np.uint8)
         kernels.interleave(
-            heads.view(np.uint8).reshape(len(heads), -1),
-            elements.view(np.uint8).reshape(-1, 8),
+            heads.view(np.uint8).reshape(-1, kernels.HEAD),
+            elements.view(np.uint8).ravel(),
             *(lengths, out),
         )
         file.write(out.data)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+HEAD = 51
+"""Bytes of a point without its track: id, position, colour, error, length."""
+
 
 @njit(cache=True, nogil=True)
 def count_tracks(rows, start, lengths):
@@ -34,19 +37,29 @@ def fill_tracks(rows, start, image, first, cursors, elements):
 
 @njit(cache=True, nogil=True)
 def interleave(heads, elements, lengths, out):
-    """Write head (n, H) and track (length, 8), both bytes, of each point one after the other."""
-    size = heads.shape[1]
-    at, element = 0, 0
+    """Write head and track of each point one after the other; all is bytes.
+
+    Inputs:
+        heads: (n, HEAD).
+        elements: the tracks, 8 bytes for each of the `lengths`.
+    """
+    # Unsigned, because numba looks at each signed index whether it counts from the end: a fifth
+    # of the time.
+    at, element, none = np.uint64(0), np.uint64(0), np.uint64(0)
+    one, size = np.uint64(1), np.uint64(HEAD)
     for i in range(len(heads)):
-        for b in range(size):
+        b = none
+        while b < size:
             out[at + b] = heads[i, b]
+            b += one
         at += size
         for _ in range(lengths[i]):
-            for b in range(8):
-                out[at + b] = elements[element, b]
-            at += 8
-            element += 1
-    return at
+            b = none
+            while b < np.uint64(8):
+                out[at + b] = elements[element + b]
+                b += one
+            at += np.uint64(8)
+            element += np.uint64(8)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
