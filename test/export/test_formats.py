@@ -1,6 +1,7 @@
 """The export dispatcher."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from vggt_ros.export.formats import FORMATS, export_map
 from vggt_ros.export.mesh import Mesh
 from vggt_ros.export.pcd import read_pcd
 from vggt_ros.export.ply import read_ply
+from vggt_ros.export.select import select
 from vggt_ros.export.trajectory import read_tum, static_poses
 from vggt_ros.geometry import Rigid3
 from vggt_ros.types import PointCloud
@@ -133,3 +135,24 @@ def test_every_format_tells_the_unit(tmp_path, scene, unscaled_scene, format, me
     said = b'"unit": "%s"' if format == "nerfstudio" else b"unit %s"
     assert (said % b"unscaled" in text) != metric
     assert (said % b"m" in text) == metric
+
+
+@pytest.mark.parametrize("format", ["ply", "pcd", "glb", "npz", "las"])
+def test_no_second_copy_of_a_large_cloud(tmp_path, format):
+    if format == "las":
+        pytest.importorskip("laspy")
+    count = 1_500_000
+    points = np.zeros((count, 3), np.float32)
+    points[:, 0] = np.arange(count) * 1e-3
+    cloud = PointCloud(points, np.zeros((count, 3), np.uint8), points, points[:, 0])
+    tracemalloc.start()
+    try:
+        export_map(tmp_path / f"a.{format}", "", select(cloud, slice(0, 20_000)))  # imports
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        export_map(tmp_path / f"a.{format}", "", cloud)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # NumPy writes NPZ through buffers of 16 MiB, laspy takes 8 MB for a chunk.
+    assert peak - before < 20e6 < 0.45 * count * 31
