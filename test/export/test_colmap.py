@@ -9,6 +9,7 @@ import pytest
 from vggt_ros.errors import ExportError
 from vggt_ros.export.colmap import FILES, POINTS_PLY, colmap_camera, write_colmap
 from vggt_ros.export.ply import read_ply
+from vggt_ros.export.select import select_features
 from vggt_ros.geometry import CameraModel
 from vggt_ros.types import PointCloud
 
@@ -129,6 +130,12 @@ def test_features_keep_their_places_and_errors(tmp_path, wall, scene_with_featur
     assert model.points3D[5].error == -1
     model.update_point_3d_errors()  # COLMAP's own computation agrees
     assert model.points3D[1].error == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_box_holds_for_features_too(tmp_path, scene_with_features):
+    boxed = select_features(scene_with_features, (2.95, -1, 0, 4, 1, 2))
+    summary = write_colmap(tmp_path / "a", EMPTY, boxed)
+    assert (summary.measured_points, summary.measured_observations) == (3, 6)
 
 
 @pytest.mark.parametrize(

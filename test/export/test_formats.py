@@ -156,3 +156,19 @@ def test_no_second_copy_of_a_large_cloud(tmp_path, format):
         tracemalloc.stop()
     # NumPy writes NPZ through buffers of 16 MiB, laspy takes 8 MB for a chunk.
     assert peak - before < 20e6 < 0.45 * count * 31
+
+
+@pytest.mark.parametrize("format", ["ply", "pcd"])
+def test_axes_of_rviz(tmp_path, scene, format):
+    """Clouds and poses lie in the map: x ahead, y to the left, z up, whoever reads them."""
+    open3d = pytest.importorskip("open3d")
+    ahead_left_up = PointCloud(np.diag(np.float32([1, 2, 3])), np.zeros((3, 3), np.uint8))
+    path = export_map(tmp_path / f"a.{format}", "", ahead_left_up).files[0]
+    read = np.asarray(open3d.io.read_point_cloud(str(path)).points)
+    np.testing.assert_allclose(read, [[1, 0, 0], [0, 2, 0], [0, 0, 3]], atol=1e-5)
+    path = export_map(tmp_path / "a.tum", "", CLOUD, static_poses(scene.map_from_camera)).files[0]
+    values = [float(v) for v in path.read_text().splitlines()[-1].split()]
+    np.testing.assert_allclose(values[1:4], scene.map_from_camera["side"].translation, atol=1e-9)
+    x, y, z, w = values[4:]
+    looks = [2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)]
+    np.testing.assert_allclose(looks, scene.map_from_camera["side"].rotation[:, 2], atol=1e-8)

@@ -89,7 +89,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from vggt_ros.export.formats import FORMATS, choose_format, export_map
-    from vggt_ros.export.select import select
+    from vggt_ros.export.select import select, select_features
     from vggt_ros.export.trajectory import static_poses
 
     path = _map_file(args.map)
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     cloud, mesh, scene = _read(path, args.cameras)
     if mesh is None:
         cloud = _filtered(cloud, args)
+        if args.box and scene is not None and scene.features:
+            scene = select_features(scene, args.box)
     elif args.box or args.voxel or args.min_confidence or args.conf_percentile:
         raise ConfigError(f"{path}: expected points to filter, got a mesh; leave the filters out")
     comments = [f"scale {scene.scale}"] if scene is not None and scene.cameras else []

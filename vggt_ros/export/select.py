@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.errors import ExportError
-from vggt_ros.types import PointCloud
+from vggt_ros.types import AlignedScene, Features, PointCloud
 
 
 def select(cloud: PointCloud, keep: NDArray[Any] | slice) -> PointCloud:
@@ -22,6 +22,17 @@ def select(cloud: PointCloud, keep: NDArray[Any] | slice) -> PointCloud:
         normals=None if cloud.normals is None else cloud.normals[keep],
         confidence=None if cloud.confidence is None else cloud.confidence[keep],
     )
+
+
+def select_features(scene: AlignedScene, box: Sequence[float]) -> AlignedScene:
+    """The scene with the features of those points only that lie in a box (see `filter_cloud`)."""
+    points = scene.points_in_map
+    inside = np.asarray(((points >= box[:3]) & (points <= box[3:])).all(axis=1))
+    features = {}
+    for name, found in scene.features.items():
+        keep = inside[found.rows]
+        features[name] = Features(found.rows[keep], found.pixels[keep])
+    return dataclasses.replace(scene, features=features)
 
 
 def filter_cloud(
