@@ -83,6 +83,24 @@ def test_image_names_are_those_of_the_folder(result):
     assert [f["file_path"] for f in frames] == ["photos/left.JPG", "photos/right.png"]
 
 
+def test_numbered_photographs_are_found_and_missing_ones_named(result, capsys):
+    report = json.loads((result / "report.json").read_text())
+    report["cameras"] = dict(
+        zip(("cam_0001", "cam_0002"), report["cameras"].values(), strict=True)
+    )
+    (result / "report.json").write_text(json.dumps(report))
+    photos = result / "photos"
+    photos.mkdir()
+    (photos / "0001.jpg").touch()
+    args = ["export", str(result), "--out", str(result / "t.json"), "--images", str(photos)]
+    assert main(args) == 1
+    assert "got none for cam_0002 among 1 images" in capsys.readouterr().err
+    (photos / "0002.jpg").touch()
+    assert main(args) == 0
+    frames = json.loads((result / "t.json").read_text())["frames"]
+    assert [f["file_path"] for f in frames] == ["photos/0001.jpg", "photos/0002.jpg"]
+
+
 def test_a_mesh(result, capsys):
     trimesh = pytest.importorskip("trimesh")
     mesh = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]]), np.full((3, 3), 9, np.uint8),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--images",
         type=Path,
         metavar="DIR",
-        help="name images after the files in it that are called like the cameras",
+        help="name the images after the files in it, one for each camera",
     )
     keep = parser.add_argument_group("which points")
     keep.add_argument(
@@ -101,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
         )
     names = [choose_format(name, args.out or path) for name in names or [""]]
     targets = [_target(args.out, name, path, len(names) > 1) for name in names]
-    options = _options(args)
     cloud, mesh, scene = _read(path, args.cameras)
+    options = _options(args, list(scene.map_from_camera) if scene is not None else [])
     if mesh is None:
         cloud = _filtered(cloud, args)
         if args.box and scene is not None and scene.features:
@@ -159,7 +160,24 @@ def _target(out: Path | None, name: str, map_file: Path, several: bool) -> Path:
     return target
 
 
-def _options(args: argparse.Namespace) -> ExportOptions:
+def _image_names(folder: Path, cameras: Sequence[str]) -> dict[str, str]:
+    """The file of each camera, which is named as `vggt-ros bag from-images` names it."""
+    from vggt_ros.sources.images import ros_name
+
+    if not folder.is_dir():
+        raise SourceError(f"--images {folder}: expected a folder of images")
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+    names = {ros_name(f.stem): f.name for f in files} | {f.stem: f.name for f in files}
+    missing = [camera for camera in cameras if camera not in names]
+    if missing:
+        raise SourceError(
+            f"--images {folder}: expected an image called like each camera, got none for "
+            f"{', '.join(missing)} among {len(files)} images"
+        )
+    return {camera: names[camera] for camera in cameras}
+
+
+def _options(args: argparse.Namespace, cameras: Sequence[str]) -> ExportOptions:
     from vggt_ros.export.formats import ExportOptions
     from vggt_ros.export.gaussians import GaussianOptions
 
@@ -167,11 +185,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
     gaussians.check()
     folder, images = "images", {}
     if args.images is not None:
-        if not args.images.is_dir():
-            raise SourceError(f"--images {args.images}: expected a folder of images")
-        folder = args.images.name
-        files = sorted(f for f in args.images.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
-        images = {file.stem: file.name for file in files}
+        folder, images = args.images.name, _image_names(args.images, cameras)
     return ExportOptions(
         ascii=args.ascii,
         show_cameras=not args.no_cameras,

@@ -13,9 +13,10 @@ from vggt_ros.export.rows import chunks
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.types import Float32, Float64, PointCloud
 
-FRACTION = 0.01
-"""Of the depth: a point this much behind the nearest one still counts as seen (plane sweep is
-off by about as much)."""
+FRACTION = 0.03
+"""Of the depth: a point this much behind the nearest one still counts as seen. Maps from plane
+sweep are about as thick: on 11 photographs points up to 3 % behind the front had the colour of
+the image as well as the front itself had, those 10 % behind had not."""
 
 MARGIN = 2.5
 """The same in distances between neighbouring points and between pixels: the squares that close
