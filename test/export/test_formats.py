@@ -1,6 +1,7 @@
 """The export dispatcher."""
 
 import dataclasses
+import resource
 import tracemalloc
 
 import numpy as np
@@ -172,3 +173,29 @@ def test_axes_of_rviz(tmp_path, scene, format):
     x, y, z, w = values[4:]
     looks = [2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)]
     np.testing.assert_allclose(looks, scene.map_from_camera["side"].rotation[:, 2], atol=1e-8)
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_a_disk_that_fills_up_leaves_the_previous_files(tmp_path, scene, format):
+    """The file system itself refuses to go on, in the middle of the file."""
+    if format in ("las", "laz"):
+        pytest.importorskip("laspy")
+        pytest.importorskip("lazrs")
+    points = np.random.default_rng(0).normal(0, 1, (20_000, 3)).astype(np.float32)
+    cloud = PointCloud(points, np.zeros((20_000, 3), np.uint8))
+    poses = CAMERAS * 2000
+    mesh = Mesh(points, np.arange(19_998).reshape(-1, 3)) if format == "obj" else None
+
+    def write():
+        export_map(tmp_path / "a", format, cloud, poses, scene=scene, mesh=mesh)
+
+    write()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, hard))
+    try:
+        with pytest.raises(ExportError, match="size limit"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

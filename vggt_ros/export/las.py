@@ -8,15 +8,16 @@ a text record (`LASF_Spec`, 3), for LAS itself has no place to say that a cloud 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from vggt_ros.errors import ExportError
-from vggt_ros.export.files import atomic_path
+from vggt_ros.export.files import atomic_write
 from vggt_ros.export.rows import check_cloud, check_finite, chunks, cloud_comments
 from vggt_ros.types import Float64, PointCloud
 
@@ -66,8 +67,11 @@ def write_las(
     header.vlrs.append(laspy.VLR("LASF_Spec", 3, "frame, unit and scale", text))
     try:
         with (
-            atomic_path(path) as temporary,
-            laspy.open(temporary, mode="w", header=header) as writer,
+            atomic_write(path) as file,
+            _watched(file) as stream,
+            laspy.open(
+                stream, mode="w", header=header, closefd=False, do_compress=_is_laz(path)
+            ) as writer,
         ):
             for part in chunks(len(cloud), Path(path).name, progress, _CHUNK):
                 record = laspy.ScaleAwarePointRecord.zeros(part.stop - part.start, header=header)
@@ -104,6 +108,40 @@ def offset_and_step(path: str | Path, low: Float64, high: Float64) -> tuple[Floa
             "box) or write PLY"
         )
     return offset, step
+
+
+def _is_laz(path: str | Path) -> bool:
+    return Path(path).suffix.lower() == ".laz"
+
+
+class _Stream:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextlib.contextmanager
+def _watched(file: IO[bytes]) -> Iterator[_Stream]:
+    """A stream for lazrs, whose errors do not tell what the file system said."""
+    stream = _Stream(file)
+    try:
+        yield stream
+    except Exception as error:
+        if stream.failure is None:
+            raise
+        raise stream.failure from error
 
 
 def _import_laspy(path: str | Path) -> Any:
