@@ -106,8 +106,16 @@ def test_formats_that_need_cameras_say_so(tmp_path, scene):
                 export_map(tmp_path / "a", format, CLOUD, scene=given)
     with pytest.raises(ExportError, match="expected a mesh"):
         export_map(tmp_path / "a.obj", "", CLOUD)
-    with pytest.raises(ExportError, match=r"expected the suffix \.laz"):
-        export_map(tmp_path / "a.las", "laz", CLOUD)
+    for name, format in (
+        ("a.las", "laz"),
+        ("a.glb", "ply"),
+        ("a.json", "colmap"),
+        ("a.tum", "npz"),
+    ):
+        with pytest.raises(ExportError, match=f"got {format} and the suffix of"):
+            export_map(tmp_path / name, format, CLOUD, scene=scene)
+    with pytest.raises(ExportError, match=r"expected the suffix \.laz, which decides"):
+        export_map(tmp_path / "a.dat", "laz", CLOUD)
     assert not list(tmp_path.iterdir())
 
 

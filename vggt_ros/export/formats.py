@@ -138,6 +138,12 @@ def export_map(
         raise ExportError(f"export: expected the name of a file, got '{path}'")
     name = choose_format(format, path)
     wanted = FORMATS[name]
+    suffix = path.suffix.lower()
+    if suffix != wanted.suffix and suffix in _SUFFIXES:
+        raise ExportError(
+            f"export to {path}: expected a path that fits the format, got {name} and the suffix "
+            f"of {_SUFFIXES[suffix]}; change one of them"
+        )
     if not path.suffix and wanted.suffix:
         path = path.with_suffix(wanted.suffix)
     if wanted.points and len(cloud) == 0 and mesh is None:
