@@ -21,6 +21,7 @@ SECTIONS = {
     "alignment": "What bounds the alignment",
     "inference": "Networks in the runtimes of a CPU",
     "gpu_vggt": "Networks on a GPU",
+    "export_formats": "Writing files beside the usual libraries",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from vggt_ros.errors import ExportError
 
 REPORT, TIMINGS, MAP, TRAJECTORY = "report.json", "timings.json", "map.ply", "cameras.tum"
-PREVIEW, CONFIG = "preview.png", "config.yaml"
+PREVIEW, CONFIG, FEATURES = "preview.png", "config.yaml", "features.npz"
 
 
 def prepare_folder(path: str | Path) -> Path:

@@ -70,11 +70,23 @@ class FrameSet:
 
 
 @dataclass(frozen=True, eq=False)
+class Features:
+    """Where one camera saw points of a scene: rows (K,) of its points, and pixels (K, 2).
+
+    The pixels are those at which the features were found, not projections.
+    """
+
+    rows: NDArray[np.int64]
+    pixels: Float64
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """One registered image of an `UnscaledScene`.
 
     `depth` (H, W) [scene units], `confidence` (H, W) in [0, 1] and the image `rgb` (H, W, 3), at
-    the size of `depth_model`, where the bootstrapper is dense.
+    the size of `depth_model`, where the bootstrapper is dense; `features`
+    where it matches features.
     """
 
     camera: str
@@ -85,6 +97,7 @@ class View:
     confidence: Float32 | None = None
     depth_model: CameraModel | None = None
     rgb: Image | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +199,8 @@ class AlignedScene:
     failed: tuple[str, ...]
     bootstrapper: str
     map_from_rig: Rigid3 | None = None
+    features: dict[str, Features] = field(default_factory=dict)
+    """Of `points_in_map`, by camera, where the bootstrapper matches features."""
 
 
 class DepthKind(str, enum.Enum):

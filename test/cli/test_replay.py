@@ -56,6 +56,7 @@ def test_the_report_holds_what_is_promised(mapped, recording):
         results.TRAJECTORY,
         results.PREVIEW,
         results.CONFIG,
+        results.FEATURES,
     }
 
 

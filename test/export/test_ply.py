@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.errors import ExportError, SourceError
-from vggt_ros.export import ply
+from vggt_ros.export import rows
 from vggt_ros.export.ply import read_ply, write_ply
 from vggt_ros.types import PointCloud
 
@@ -81,7 +81,7 @@ def test_header_is_as_documented(tmp_path):
 def test_same_cloud_same_bytes_over_several_chunks(tmp_path, monkeypatch):
     cloud = make_cloud(1000)
     write_ply(tmp_path / "a.ply", cloud)
-    monkeypatch.setattr(ply, "CHUNK", 64)
+    monkeypatch.setattr(rows, "CHUNK", 64)
     write_ply(tmp_path / "b.ply", cloud)
     assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
     assert_same(read_ply(tmp_path / "b.ply"), cloud)

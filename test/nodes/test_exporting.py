@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from vggt_ros.config import Config
 from vggt_ros.export.ply import read_ply
-from vggt_ros.geometry import Rigid3
+from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.cloud import voxel_average
 from vggt_ros.nodes import exporting
 from vggt_ros.srv import ExportMap
@@ -27,7 +28,12 @@ class Worker:
         colours = np.zeros((100, 3), np.uint8)
         confidence = np.linspace(0, 1, 100).astype(np.float32)
         cloud = PointCloud(points, colours, None, confidence, "map", scale.is_metric)
-        scene = SimpleNamespace(scale=scale, map_from_camera={"left": Rigid3.identity()})
+        scene = SimpleNamespace(
+            scale=scale,
+            map_from_camera={"left": Rigid3.identity()},
+            cameras={"left": CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5)},
+            features={},
+        )
         self.pipeline = SimpleNamespace(
             config=Config(["left"]),
             scene=scene if mapped else None,
@@ -71,6 +77,28 @@ def test_report_and_filters(tmp_path):
     answer = export(Worker(), tmp_path / "map.ply", min_confidence=0.5)
     assert answer.num_points == 50
     assert export(Worker(), tmp_path / "map.ply", voxel_m=0.5).num_points <= 64
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "count", "files"),
+    [
+        ("map.glb", "", 100, 2),
+        ("map.npz", "", 100, 2),
+        ("seed.ply", "3dgs", 100, 2),
+        ("model", "colmap", 100, 5),
+        ("transforms.json", "nerfstudio", 100, 3),
+        ("cameras.tum", "", 1, 2),
+    ],
+)
+def test_formats_with_cameras(tmp_path, name, format, count, files):
+    answer = export(Worker(), tmp_path / name, format)
+    assert answer.success, answer.message
+    assert answer.num_points == count
+    assert len(answer.files) == files
+    for file in answer.files:
+        assert Path(file).stat().st_size > 0
+    if format == "colmap":
+        assert "1 images, 100 points" in answer.message
 
 
 @pytest.mark.parametrize(

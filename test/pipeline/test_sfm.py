@@ -64,6 +64,30 @@ def centre_rmse(scene: UnscaledScene, truth: dict[str, Rigid3]) -> tuple[float, 
     return float(np.sqrt(((fit.apply(source) - target) ** 2).sum(axis=1).mean())), fit
 
 
+def test_features_lie_where_their_points_project_to(
+    demo: tuple[FrameSet, Rig], scene: UnscaledScene
+) -> None:
+    """In the scene, and still in the map once the scene is aligned."""
+    aligned = align_scene(scene, demo[1], ScaleConfig())
+    assert set(aligned.features) == set(aligned.map_from_camera)
+    seen = np.zeros(len(scene.points), int)
+    for view in scene.views:
+        found = view.features
+        assert found is not None
+        in_camera = view.scene_from_camera.inverse().apply(scene.points[found.rows])
+        errors = np.linalg.norm(view.model.project(in_camera) - found.pixels, axis=1)
+        assert np.mean(errors) < 0.7
+        seen[found.rows] += 1
+        in_camera = (
+            aligned.map_from_camera[view.camera]
+            .inverse()
+            .apply(aligned.points_in_map[aligned.features[view.camera].rows])
+        )
+        again = np.linalg.norm(view.model.project(in_camera) - found.pixels, axis=1)
+        np.testing.assert_allclose(again, errors, atol=1e-6)
+    assert (seen >= 2).all()
+
+
 def test_half_a_pixel_is_added_for_colmap_and_taken_off_again() -> None:
     camera = camera_to_colmap(blank("a"), 7)
     assert camera.camera_id == 7

@@ -27,6 +27,7 @@ _REQUIRED = {
 
 _OPTIONAL = {
     "open3d": ("open3d", "TSDF maps, meshes and viewing clouds"),
+    "laspy": ("'laspy[lazrs]'", "LAS and LAZ files"),
     "torch": ("torch", "VGGT and Depth Anything in PyTorch"),
     "onnxruntime": ("onnxruntime", "networks on a CPU"),
     "openvino": ("openvino", "networks on an Intel CPU"),

@@ -13,7 +13,7 @@ from importlib import import_module
 from vggt_ros import __version__
 from vggt_ros.errors import VggtRosError
 
-_COMMANDS = ("demo", "bag", "check", "replay", "evaluate", "engine", "doctor")
+_COMMANDS = ("demo", "bag", "check", "replay", "export", "evaluate", "engine", "doctor")
 
 _EXAMPLES = """\
 examples:
@@ -21,6 +21,7 @@ examples:
   vggt-ros bag from-images photos --camera-per-image --out photos_bag
   vggt-ros check photos_bag                        will it map, and if not, why
   vggt-ros replay photos_bag --out result          the map, without ROS
+  vggt-ros export result --format glb,colmap       for other programs
   vggt-ros evaluate result --reference truth.json --align sim3
   vggt-ros engine list engines                     networks, checked on this machine
   vggt-ros doctor                                  what is installed, what is missing

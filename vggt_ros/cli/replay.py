@@ -28,7 +28,8 @@ examples:
   vggt-ros replay robot_bag --out result --set rig_file=RIG.yaml --set map.voxel_m=0.01
   vggt-ros replay robot_bag --out result --config mapper.yaml --max-sets 20
 
-The folder gets report.json, timings.json, map.ply, cameras.tum, preview.png and config.yaml.
+The folder gets report.json, timings.json, map.ply, cameras.tum, preview.png, config.yaml and,
+with structure from motion, features.npz. `vggt-ros export` makes other formats of them.
 """
 
 
@@ -99,6 +100,7 @@ class Outcome:
         """Write all files of the results folder."""
         from vggt_ros.export.files import write_json, write_text
         from vggt_ros.export.ply import write_ply
+        from vggt_ros.export.scene_files import write_features
         from vggt_ros.export.trajectory import static_poses, write_tum
         from vggt_ros.parameters import dump_config
         from vggt_ros.preview import write_preview
@@ -116,6 +118,8 @@ class Outcome:
             is_metric=cloud.is_metric,
             comments=comments,
         )
+        if scene.features:
+            write_features(out / results.FEATURES, scene)
         write_preview(out / results.PREVIEW, self.images, cloud, poses)
         write_text(out / results.CONFIG, dump_config(self.config))
         write_json(out / results.TIMINGS, self.pipeline.timings.summary())

@@ -51,9 +51,29 @@ class NearestNeighbours:
         queries = np.ascontiguousarray(points, np.float64)
         if queries.ndim != 2 or queries.shape[1] != 3:
             raise ValueError(f"nearest neighbours: expected points (M, 3), got {queries.shape}")
-        squared, found = _query(self._points, self._axes, self._splits, queries)
-        index = np.where(found >= 0, self._index[found], -1)
-        return np.sqrt(squared), index
+        squared, found = _query(self._points, self._axes, self._splits, queries, 1, False)
+        index = np.where(found >= 0, self._index[found[:, 0]][:, None], -1)
+        return np.sqrt(squared[:, 0]), index[:, 0]
+
+    def spacing(self, rows: slice, neighbours: int) -> tuple[NDArray[np.float64], Any]:
+        """How far the given points are from each other.
+
+        Args:
+            rows: some of the finite points, in the order of the tree (0 to `len(self)`).
+            neighbours: how many of the nearest others count.
+
+        Returns:
+            Root mean square distance to them, (n,), NaN where there are fewer; and which of the
+            given points these are, (n,).
+        """
+        squared, _ = _query(
+            self._points, self._axes, self._splits, self._points[rows], neighbours, True,
+            rows.start,
+        )  # fmt: skip
+        return np.sqrt(squared.mean(axis=1)), self._index[rows]
+
+    def __len__(self) -> int:
+        return len(self._points)
 
 
 def _node_count(points: int) -> int:
@@ -123,9 +143,15 @@ def _build(points: Any, order: Any, axes: Any, splits: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _query(points: Any, axes: Any, splits: Any, queries: Any) -> Any:
-    distances = np.full(len(queries), np.nan)
-    found = np.full(len(queries), -1, np.int64)
+def _query(
+    points: Any, axes: Any, splits: Any, queries: Any, count: int, own: bool, start: int = 0
+) -> Any:
+    """Squared distances (M, count), ascending, and rows of the nearest points.
+
+    With `own` the queries are the points from `start` on, which are not their own neighbours.
+    """
+    distances = np.full((len(queries), count), np.nan)
+    found = np.full((len(queries), count), -1, np.int64)
     lowest, highest = np.full(3, np.inf), np.full(3, -np.inf)
     for i in range(len(points)):
         for axis in range(3):
@@ -141,7 +167,10 @@ def _query(points: Any, axes: Any, splits: Any, queries: Any) -> Any:
         query = queries[q]
         if not np.isfinite(query).all():
             continue
-        best, best_index = np.inf, -1
+        nearest, indices = distances[q], found[q]
+        nearest[:] = np.inf
+        best = np.inf
+        skipped = start + q if own else -1
         nodes[0, 0], nodes[0, 1], nodes[0, 2] = 0, 0, len(points)
         for axis in range(3):
             outside = max(lowest[axis] - query[axis], query[axis] - highest[axis], 0.0)
@@ -173,8 +202,13 @@ def _query(points: Any, axes: Any, splits: Any, queries: Any) -> Any:
                 y = points[i, 1] - query[1]
                 z = points[i, 2] - query[2]
                 squared = x * x + y * y + z * z
-                if squared < best:
-                    best, best_index = squared, i
-        distances[q] = best
-        found[q] = best_index
+                if squared < best and i != skipped:
+                    at = count - 1
+                    while at > 0 and nearest[at - 1] > squared:
+                        nearest[at], indices[at] = nearest[at - 1], indices[at - 1]
+                        at -= 1
+                    nearest[at], indices[at] = squared, i
+                    best = nearest[count - 1]
+        if np.isinf(best):
+            nearest[:] = np.nan
     return distances, found

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,32 +30,64 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises:
         ExportError: missing or read-only folder, full disk, `path` is a folder.
     """
-    given = Path(path)
+    with atomic_paths([path]) as temporary:
+        yield temporary[0]
+
+
+@contextlib.contextmanager
+def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
+    """`atomic_path` for files that belong together: no name is taken before all are written.
+
+    Raises:
+        ExportError: as `atomic_path`.
+    """
+    pairs: list[tuple[Path, Path]] = []
+    current = Path(paths[0])
+    try:
+        for path in paths:
+            current = Path(path)
+            pairs.append(_temporary_for(current))
+        try:
+            yield [temporary for temporary, _ in pairs]
+            for path, (temporary, target) in zip(paths, pairs, strict=True):
+                current = Path(path)
+                if target.exists():
+                    os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+                _sync(temporary)
+            for temporary, target in pairs:
+                os.replace(temporary, target)
+        except OSError as error:
+            names = {str(name): given for p, given in zip(pairs, paths, strict=True) for name in p}
+            failed = names.get(os.fsdecode(error.filename or ""), current)
+            current = Path(failed)
+            raise
+        # Some file systems cannot sync a folder; the files themselves are safe already.
+        with contextlib.suppress(OSError):
+            for folder in {target.parent for _, target in pairs}:
+                _sync(folder)
+    except OSError as error:
+        if not _concerns(error, *(path for pair in pairs for path in pair), current):
+            raise
+        raise ExportError(_explain(current, error)) from error
+    finally:
+        for temporary, _ in pairs:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _temporary_for(given: Path) -> tuple[Path, Path]:
+    """An empty temporary file, and the file whose place it shall take."""
     # A symbolic link stays a link; what it points to is replaced.
     target = Path(os.path.realpath(given))
     if target.is_dir():
         raise ExportError(f"cannot write {given}: it is a folder; give the name of a file")
     temporary = target.with_name(f".{target.stem[:64]}.{secrets.token_hex(6)}{target.suffix}")
+    # Fail on the folder now and not after minutes of writing; the mode obeys the umask.
     try:
-        # Fail on the folder now and not after minutes of writing; the mode obeys the umask.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        try:
-            yield temporary
-            if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            _sync(temporary)
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        # Some file systems cannot sync a folder; the file itself is safe already.
-        with contextlib.suppress(OSError):
-            _sync(target.parent)
     except OSError as error:
-        if not _concerns(error, temporary, target):
-            raise
         raise ExportError(_explain(given, error)) from error
+    return temporary, target
 
 
 @contextlib.contextmanager

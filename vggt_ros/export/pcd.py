@@ -13,23 +13,21 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.errors import ExportError, SourceError
-from vggt_ros.export.files import atomic_write
-from vggt_ros.export.ply import (
-    cloud_comments,
-    cloud_dtype,
-    cloud_from_columns,
-    packed_rows,
-    read_text_table,
-    write_rows_as_text,
-)
+from vggt_ros.errors import SourceError
+from vggt_ros.export.ply import cloud_from_columns, read_text_table
+from vggt_ros.export.rows import Columns, cloud_columns, cloud_comments, write_table
 from vggt_ros.types import PointCloud
 
 _NORMALS = {"nx": "normal_x", "ny": "normal_y", "nz": "normal_z"}
 
 
 def write_pcd(
-    path: str | Path, cloud: PointCloud, *, ascii: bool = False, comments: Sequence[str] = ()
+    path: str | Path,
+    cloud: PointCloud,
+    *,
+    ascii: bool = False,
+    comments: Sequence[str] = (),
+    progress: bool = False,
 ) -> None:
     """Write a cloud, atomically; the same cloud gives the same bytes.
 
@@ -40,45 +38,30 @@ def write_pcd(
         cloud: any number of points, also none.
         ascii: text instead of little-endian binary.
         comments: further header lines, after `frame <name>` and `unit m` or `unit unscaled`.
+        progress: show a bar if it takes seconds.
 
     Raises:
         ExportError: the file cannot be written, or the arrays of the cloud do not fit together.
     """
-    ply_dtype = cloud_dtype(cloud)
-    names = ["x", "y", "z", "rgb"]
-    names += [_NORMALS[n] for n in ply_dtype.names or () if n in _NORMALS]
-    names += ["confidence"] if cloud.confidence is not None else []
-    dtype = np.dtype([(name, "<f4") for name in names])
-    count = len(cloud)
-    lines = ["# .PCD v0.7 - Point Cloud Data file format"]
-    lines += [f"# {text}" for text in (*cloud_comments(cloud), *comments)]
-    lines += [
+    xyz, *rest = cloud_columns(cloud, tuple(_NORMALS.values()))
+    rgb = Columns(("rgb",), "<f4", lambda rows: pack_rgb(*cloud.colours[rows].T))
+    columns = [xyz, rgb, *(c for c in rest if c.type == "<f4")]
+    names = [name for group in columns for name in group.names]
+    header = ["# .PCD v0.7 - Point Cloud Data file format"]
+    header += [f"# {text}" for text in (*cloud_comments(cloud), *comments)]
+    header += [
         "VERSION 0.7",
         f"FIELDS {' '.join(names)}",
         f"SIZE {' '.join('4' for _ in names)}",
         f"TYPE {' '.join('F' for _ in names)}",
         f"COUNT {' '.join('1' for _ in names)}",
-        f"WIDTH {count}",
+        f"WIDTH {len(cloud)}",
         "HEIGHT 1",
         "VIEWPOINT 0 0 0 1 0 0 0",
-        f"POINTS {count}",
+        f"POINTS {len(cloud)}",
         f"DATA {'ascii' if ascii else 'binary'}",
     ]
-    for line in lines:
-        if not line.isprintable():
-            raise ExportError(f"cannot write {path}: a comment must be one line, got {line!r}")
-    with atomic_write(path) as file:
-        file.write(("\n".join(lines) + "\n").encode("ascii", "backslashreplace"))
-        for packed in packed_rows(cloud, ply_dtype):
-            rows = np.empty(len(packed), dtype)
-            for name in packed.dtype.names or ():
-                if name not in ("red", "green", "blue"):
-                    rows[_NORMALS.get(name, name)] = packed[name]
-            rows["rgb"] = pack_rgb(packed["red"], packed["green"], packed["blue"])
-            if ascii:
-                write_rows_as_text(file, rows)
-            else:
-                file.write(rows.data)
+    write_table(path, header, columns, len(cloud), ascii=ascii, progress=progress)
 
 
 def pack_rgb(

@@ -7,19 +7,16 @@ orders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.errors import ExportError, SourceError
-from vggt_ros.export.files import atomic_write
+from vggt_ros.errors import SourceError
+from vggt_ros.export.rows import Columns, cloud_columns, cloud_comments, write_table
 from vggt_ros.types import PointCloud
-
-CHUNK = 1 << 17
-"""Points that are packed at a time: about 4 MB, so that 50 million points need no copy."""
 
 _TYPES = {
     "char": "i1",
@@ -39,7 +36,7 @@ _TYPES = {
     "double": "f8",
     "float64": "f8",
 }
-_PLY_NAMES = {"f4": "float", "u1": "uchar"}
+_PLY_NAMES = {"<f4": "float", "u1": "uchar"}
 _BYTE_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _COLOUR_NAMES = (
     ("red", "green", "blue"),
@@ -51,7 +48,12 @@ _MAX_HEADER_LINES = 10_000
 
 
 def write_ply(
-    path: str | Path, cloud: PointCloud, *, ascii: bool = False, comments: Sequence[str] = ()
+    path: str | Path,
+    cloud: PointCloud,
+    *,
+    ascii: bool = False,
+    comments: Sequence[str] = (),
+    progress: bool = False,
 ) -> None:
     """Write a cloud, atomically; the same cloud gives the same bytes.
 
@@ -60,85 +62,39 @@ def write_ply(
         cloud: any number of points, also none.
         ascii: text instead of little-endian binary.
         comments: further header lines, after `frame <name>` and `unit m` or `unit unscaled`.
+        progress: show a bar if it takes seconds.
 
     Raises:
         ExportError: the file cannot be written, or the arrays of the cloud do not fit together.
     """
-    dtype = cloud_dtype(cloud)
-    lines = ["ply", f"format {'ascii' if ascii else 'binary_little_endian'} 1.0"]
-    lines += [f"comment {text}" for text in (*cloud_comments(cloud), *comments)]
-    lines.append(f"element vertex {len(cloud)}")
-    for i, name in enumerate(dtype.names or ()):
-        lines.append(f"property {_PLY_NAMES[dtype[i].str[1:]]} {name}")
-    lines.append("end_header")
-    for line in lines:
-        if not line.isprintable():
-            raise ExportError(f"cannot write {path}: a comment must be one line, got {line!r}")
-    with atomic_write(path) as file:
-        file.write(("\n".join(lines) + "\n").encode("ascii", "backslashreplace"))
-        for rows in packed_rows(cloud, dtype):
-            if ascii:
-                write_rows_as_text(file, rows)
-            else:
-                file.write(rows.data)
+    columns = cloud_columns(cloud)
+    header = ply_header(
+        [("vertex", len(cloud), column_properties(columns))],
+        [*cloud_comments(cloud), *comments],
+        ascii,
+    )
+    write_table(path, header, columns, len(cloud), ascii=ascii, progress=progress)
 
 
-def cloud_comments(cloud: PointCloud) -> tuple[str, str]:
-    """Header comments that say frame and unit."""
-    return f"frame {cloud.frame}", f"unit {'m' if cloud.is_metric else 'unscaled'}"
+def ply_header(
+    elements: Sequence[tuple[str, int, Sequence[str]]], comments: Sequence[str], ascii: bool
+) -> list[str]:
+    """Header lines of a PLY file.
 
-
-def cloud_dtype(cloud: PointCloud) -> np.dtype[Any]:
-    """Packed little-endian row of a cloud: x y z [nx ny nz] red green blue [confidence].
-
-    Raises:
-        ExportError: the arrays of the cloud do not fit together.
+    Args:
+        elements: name, count, and what follows "property " in each of its lines.
     """
-    count = len(cloud.points)
-    expected: list[tuple[str, NDArray[Any] | None, tuple[int, ...]]] = [
-        ("points", cloud.points, (count, 3)),
-        ("colours", cloud.colours, (count, 3)),
-        ("normals", cloud.normals, (count, 3)),
-        ("confidence", cloud.confidence, (count,)),
-    ]
-    for name, array, shape in expected:
-        if array is not None and array.shape != shape:
-            raise ExportError(f"cloud: expected {name} of shape {shape}, got {array.shape}")
-    if cloud.colours.dtype != np.uint8:
-        raise ExportError(f"cloud: expected colours as uint8, got {cloud.colours.dtype}")
-    fields = [(name, "<f4") for name in "xyz"]
-    if cloud.normals is not None:
-        fields += [(name, "<f4") for name in ("nx", "ny", "nz")]
-    fields += [(name, "u1") for name in ("red", "green", "blue")]
-    if cloud.confidence is not None:
-        fields.append(("confidence", "<f4"))
-    return np.dtype(fields)
+    lines = ["ply", f"format {'ascii' if ascii else 'binary_little_endian'} 1.0"]
+    lines += [f"comment {text}" for text in comments]
+    for name, count, properties in elements:
+        lines.append(f"element {name} {count}")
+        lines += [f"property {text}" for text in properties]
+    return [*lines, "end_header"]
 
 
-def packed_rows(cloud: PointCloud, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Rows of `dtype`, `CHUNK` points at a time; the array is used again for the next chunk."""
-    buffer = np.empty(min(CHUNK, len(cloud)), dtype)
-    for start in range(0, len(cloud), CHUNK):
-        stop = min(start + CHUNK, len(cloud))
-        rows = buffer[: stop - start]
-        for i, name in enumerate("xyz"):
-            rows[name] = cloud.points[start:stop, i]
-        for i, name in enumerate(("red", "green", "blue")):
-            rows[name] = cloud.colours[start:stop, i]
-        if cloud.normals is not None:
-            for i, name in enumerate(("nx", "ny", "nz")):
-                rows[name] = cloud.normals[start:stop, i]
-        if cloud.confidence is not None:
-            rows["confidence"] = cloud.confidence[start:stop]
-        yield rows
-
-
-def write_rows_as_text(file: IO[bytes], rows: NDArray[Any]) -> None:
-    """One line per row; nine digits give a float32 back exactly."""
-    columns = [rows[name].tolist() for name in rows.dtype.names or ()]
-    formats = ["%d" if rows.dtype[i].kind in "iu" else "%.9g" for i in range(len(columns))]
-    line = " ".join(formats) + "\n"
-    file.write("".join(line % row for row in zip(*columns, strict=True)).encode())
+def column_properties(columns: Sequence[Columns]) -> list[str]:
+    """Type and name of each column, as in a PLY header."""
+    return [f"{_PLY_NAMES[c.type]} {name}" for c in columns for name in c.names]
 
 
 def read_ply(path: str | Path) -> PointCloud:
@@ -154,24 +110,29 @@ def read_ply(path: str | Path) -> PointCloud:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            order, elements, comments = _read_header(file, path)
+            order, elements, comments = read_header(file, path)
             rows = _read_vertices(file, path, order, elements)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     return cloud_from_columns(rows, path, comments)
 
 
-_Property = tuple[str, str, str]
+Property = tuple[str, str, str]
 """Name, type, and the type of the count where it is a list (else "")."""
 
 
-def _read_header(
+def read_header(
     file: IO[bytes], path: Path
-) -> tuple[str, list[tuple[str, int, list[_Property]]], list[str]]:
+) -> tuple[str, list[tuple[str, int, list[Property]]], list[str]]:
+    """Byte order ("" for ascii), elements (name, count, properties) in order, and comments.
+
+    Raises:
+        SourceError: no PLY header.
+    """
     if file.readline(16).strip() != b"ply":
         raise SourceError(f"{path}: is not a PLY file: the first line is not 'ply'")
     order: str | None = None
-    elements: list[tuple[str, int, list[_Property]]] = []
+    elements: list[tuple[str, int, list[Property]]] = []
     comments: list[str] = []
     for _ in range(_MAX_HEADER_LINES):
         line = file.readline(4096).decode("utf-8", "replace").strip()
@@ -201,18 +162,18 @@ def _read_header(
 
 
 def _read_vertices(
-    file: IO[bytes], path: Path, order: str, elements: list[tuple[str, int, list[_Property]]]
+    file: IO[bytes], path: Path, order: str, elements: list[tuple[str, int, list[Property]]]
 ) -> dict[str, NDArray[Any]]:
     for name, count, properties in elements:
         if name != "vertex":
-            _skip(file, path, order, count, properties)
+            skip_element(file, path, order, count, properties)
             continue
         if any(list_type for _, _, list_type in properties):
             raise SourceError(f"{path}: lists among the vertex properties are not supported")
         dtype = np.dtype([(key, order + kind) for key, kind, _ in properties])
         if order:
             data = file.read(count * dtype.itemsize)
-            _check_count(path, len(data) // dtype.itemsize, count)
+            check_count(path, len(data) // dtype.itemsize, count)
             rows = np.frombuffer(data, dtype, count)
             return {key: rows[key] for key in dtype.names or ()}
         table = read_text_table(file, path, count, len(properties))
@@ -232,20 +193,26 @@ def read_text_table(file: IO[bytes], path: Path, rows: int, columns: int) -> NDA
         table = np.loadtxt(file, np.float64, comments=None, ndmin=2, max_rows=rows)
     except ValueError as error:
         raise SourceError(f"{path}: a line of numbers is damaged: {error}") from error
-    _check_count(path, len(table), rows)
+    check_count(path, len(table), rows)
     if table.shape[1] != columns:
         raise SourceError(f"{path}: expected {columns} numbers a line, got {table.shape[1]}")
     return table
 
 
-def _check_count(path: Path, got: int, expected: int) -> None:
+def check_count(path: Path, got: int, expected: int) -> None:
+    """Raises SourceError if a file has fewer rows than it says."""
     if got < expected:
         raise SourceError(f"{path}: is cut off: expected {expected} points, got {got}")
 
 
-def _skip(
-    file: IO[bytes], path: Path, order: str, count: int, properties: list[_Property]
+def skip_element(
+    file: IO[bytes], path: Path, order: str, count: int, properties: list[Property]
 ) -> None:
+    """Read past an element.
+
+    Raises:
+        SourceError: the file ends.
+    """
     if not order:
         for _ in range(count):
             file.readline()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +9,13 @@ from typing import Any, NamedTuple
 from vggt_ros.config import Config
 from vggt_ros.errors import ExportError, VggtRosError
 from vggt_ros.export.files import write_json
-from vggt_ros.export.formats import export_map
+from vggt_ros.export.formats import Exported, export_map
+from vggt_ros.export.select import filter_cloud
 from vggt_ros.export.trajectory import StampedPose, static_poses
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.parameters import dump_config
 from vggt_ros.srv import ExportMap
-from vggt_ros.types import PointCloud, ScaleEstimate
+from vggt_ros.types import AlignedScene, PointCloud
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +32,18 @@ def answer(
     """Write what is asked for; all that can go wrong is said in the response."""
     try:
         taken = worker.call(lambda: _snapshot(request, worker), SNAPSHOT_TIMEOUT_S)
-        cloud, poses = taken.cloud, taken.poses
+        cloud = taken.cloud
         if request.format == REPORT:
             write_json(request.path, taken.report)
-            files = [Path(request.path)]
+            done = Exported([Path(request.path)], len(cloud), "points")
         else:
-            files = export_map(
+            done = export_map(
                 Path(request.path),
                 request.format,
                 cloud,
-                poses,
-                comments=[f"scale {taken.scale}"],
+                taken.poses,
+                scene=taken.scene,
+                comments=[f"scale {taken.scene.scale}"],
                 config_text=dump_config(taken.config),
             )
     except TimeoutError:
@@ -56,12 +57,12 @@ def answer(
         response.message = f"internal error: {error}"
         return response
     response.success = True
-    response.files = [str(Path(file).absolute()) for file in files]
-    is_trajectory = files[0].suffix == ".tum" or request.format.lower() == "tum"
-    response.num_points = len(poses) if is_trajectory else len(cloud)
+    response.files = [str(Path(file).absolute()) for file in done.files]
+    response.num_points = done.count
     unit = "metres" if cloud.is_metric else "unscaled, not metres"
-    what = "poses" if is_trajectory else "points"
-    response.message = f"{response.num_points} {what} ({unit}) in {', '.join(response.files)}"
+    detail = f"; {done.detail}" if done.detail else ""
+    what = f"{done.count} {done.what} ({unit})"
+    response.message = f"{what} in {', '.join(response.files)}{detail}"
     return response
 
 
@@ -70,7 +71,7 @@ class _Snapshot(NamedTuple):
 
     cloud: PointCloud
     poses: list[StampedPose]
-    scale: ScaleEstimate
+    scene: AlignedScene
     config: Config
     report: dict[str, Any]
 
@@ -83,21 +84,11 @@ def _snapshot(request: ExportMap.Request, worker: MappingWorker) -> _Snapshot:
         raise ExportError("there is no map yet: the cameras' poses have not been found")
     if not request.path:
         raise ExportError("path: expected a file to write, got nothing")
-    if not 0 <= request.min_confidence <= 1:
-        raise ExportError(f"min_confidence: expected 0 to 1, got {request.min_confidence:g}")
     try:
         cloud = pipeline.cloud(voxel_m=request.voxel_m)
     except ValueError as error:
         raise ExportError(f"voxel_m: {error}") from error
-    if request.min_confidence > 0 and cloud.confidence is not None:
-        keep = cloud.confidence >= request.min_confidence
-        cloud = dataclasses.replace(
-            cloud,
-            points=cloud.points[keep],
-            colours=cloud.colours[keep],
-            normals=None if cloud.normals is None else cloud.normals[keep],
-            confidence=cloud.confidence[keep],
-        )
+    cloud = filter_cloud(cloud, min_confidence=request.min_confidence)
     report = worker.report() if request.format == REPORT else {}
     poses = static_poses(scene.map_from_camera, worker.health.stamp_ns)
-    return _Snapshot(cloud, poses, scene.scale, pipeline.config, report)
+    return _Snapshot(cloud, poses, scene, pipeline.config, report)

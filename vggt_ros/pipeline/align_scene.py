@@ -119,6 +119,11 @@ def align_scene(
         scene.failed,
         scene.bootstrapper,
         map_from_rig,
+        {
+            view.camera: view.features
+            for view, number in zip(scene.views, sets, strict=True)
+            if number == latest and view.features is not None
+        },
     )
 
 

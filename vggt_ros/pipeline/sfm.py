@@ -13,12 +13,12 @@ import numpy as np
 from vggt_ros.config import SfmConfig
 from vggt_ros.errors import AlignmentError, CalibrationError
 from vggt_ros.geometry import Rigid3
-from vggt_ros.pipeline.colmap_cameras import camera_from_colmap
+from vggt_ros.pipeline.colmap_cameras import COLMAP_PIXEL_OFFSET, camera_from_colmap
 from vggt_ros.pipeline.pycolmap_import import quiet_and_seeded
 from vggt_ros.pipeline.sfm_covariance import Observations, pose_covariance
 from vggt_ros.pipeline.sfm_mapping import LEAST_AGREEMENT, ColmapWorkspace
 from vggt_ros.pipeline.sfm_refine import adjust, choose_intrinsics
-from vggt_ros.types import Frame, FrameSet, Image, UnscaledScene, View
+from vggt_ros.types import Features, Frame, FrameSet, Image, UnscaledScene, View
 
 
 class SfmBootstrapper:
@@ -122,6 +122,7 @@ def _scene(
     measured: dict[str, float],
 ) -> UnscaledScene:
     registered = set(model.reg_image_ids())
+    row = {point_id: k for k, point_id in enumerate(sorted(model.point3D_ids()))}
     views = []
     failed = []
     for k, (stamp_ns, frame) in enumerate(jobs):
@@ -131,7 +132,11 @@ def _scene(
         image = model.image(k + 1)
         camera_from_scene = Rigid3.from_matrix(image.cam_from_world().matrix())
         intrinsics = frame.model or camera_from_colmap(model.camera(image.camera_id))
-        views.append(View(frame.camera, stamp_ns, intrinsics, camera_from_scene.inverse()))
+        scene_from_camera = camera_from_scene.inverse()
+        features = _features(image, row)
+        views.append(
+            View(frame.camera, stamp_ns, intrinsics, scene_from_camera, features=features)
+        )
     found = {view.camera for view in views}
     observations = _observations(model, [frame for _, frame in jobs])
     statistics = {
@@ -153,6 +158,13 @@ def _scene(
         statistics,
         covariance,
     )
+
+
+def _features(image: Any, row: dict[int, int]) -> Features:
+    """Where the image saw points, whose rows go by their ids."""
+    seen = [p for p in image.points2D if p.has_point3D()]
+    pixels = np.array([p.xy for p in seen], np.float64).reshape(-1, 2) - COLMAP_PIXEL_OFFSET
+    return Features(np.array([row[p.point3D_id] for p in seen], np.int64), pixels)
 
 
 def _observations(model: Any, frames: Sequence[Frame]) -> Observations:
