@@ -9,14 +9,11 @@ import pytest
 from vggt_ros.errors import CalibrationError, ConfigError, SourceError
 from vggt_ros.pipeline.decode import decode_rgb
 from vggt_ros.rig import rig_from_dict
-from vggt_ros.sources.images import (
-    START_NS,
-    ImageFolderSource,
-    exif_orientation,
-    load_image,
-    natural_key,
-    ros_name,
-)
+from vggt_ros.sources.cameras import Views, natural_key, ros_name
+from vggt_ros.sources.image_files import exif_orientation, load_image
+from vggt_ros.sources.images import ImageFolderSource
+from vggt_ros.sources.live_images import LiveImageFolderSource
+from vggt_ros.sources.source import START_NS
 
 RED_TOP_LEFT = np.full((24, 32, 3), 255, np.uint8)
 RED_TOP_LEFT[:8, :8] = 255, 0, 0
@@ -70,7 +67,7 @@ def test_flat_folder_is_one_camera(tmp_path):
     for k in range(3):
         save(tmp_path / "0front" / f"{k}.jpg")
     source = ImageFolderSource(tmp_path / "0front")
-    assert (source.cameras, len(source)) == (("cam_0front",), 3)
+    assert (source.cameras, len(source)) == (("cam0",), 3)
 
 
 def test_camera_per_image(tmp_path):

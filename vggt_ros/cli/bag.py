@@ -99,7 +99,7 @@ def write_image_bag(
     """
     from vggt_ros.sources import messages
     from vggt_ros.sources.bag import BagWriter
-    from vggt_ros.sources.images import START_NS
+    from vggt_ros.sources.source import START_NS
 
     cameras = {camera.name: camera for camera in source.rig.cameras}
     count = 0
