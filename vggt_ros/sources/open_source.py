@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vggt_ros.errors import ConfigError, nearest
@@ -50,7 +50,7 @@ class SourceOptions:
     """`--poses`: the same; camera to world."""
     fps: float = 10.0
     """`--fps`: of image folders, which do not say it."""
-    capture: CaptureSettings = CaptureSettings()
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
     """Resolution, rate and format that are asked of webcams."""
     max_skew_ms: float = 40.0
     """Of webcams: largest difference of stamps within a set."""

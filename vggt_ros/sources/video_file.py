@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".mpg", ".mpeg")
 _SEEK_AHEAD = 120
 """Going on over so many frames costs about as much as a seek to the key frame before them."""
 _SEEK_MARGIN = 3
+_SAME_MS = 0.5
+"""Stamps of a packet and of its frame may be rounded differently."""
+_BAD_START = 30
+"""So many frames at the start may be damaged."""
 _VARIABLE = 0.5
 """Gaps that differ by more than this part of the usual one make the rate a variable one."""
 _RATE_TOLERANCE = 0.02
@@ -31,8 +36,6 @@ class VideoFile:
     The stamps of all frames are read from the container's packets first, which decodes nothing
     (one second per gigabyte or less). Each frame that the decoder then gives is known by its
     stamp, so a seek that lands elsewhere, or a frame that the decoder leaves out, shows.
-
-    Not for use by two threads at a time.
 
     Args:
         path: the file.
@@ -48,6 +51,7 @@ class VideoFile:
         self._threads = threads
         self._check_file()
         self._capture: Any = None
+        self._lock = threading.Lock()
         self._at = -1
         """Number of the frame that is decoded at present; -1: before the first."""
         self._ended = False
@@ -63,12 +67,10 @@ class VideoFile:
         )
         """The gaps between frames differ."""
         self._open()
-        first = self.read(0)
+        frames = (self.read(k) for k in range(min(len(self), _BAD_START)))
+        first = next((frame for frame in frames if frame is not None), None)
         if first is None:
-            raise SourceError(
-                f"video {self.path}: no frame can be decoded; it is damaged or its codec is not "
-                f"supported by this OpenCV"
-            )
+            raise SourceError(f"video {self.path}: none of the first frames can be decoded")
         self.size = (first.shape[1], first.shape[0])
         """(width, height) [px] of upright frames."""
         self._check_stated()
@@ -94,6 +96,10 @@ class VideoFile:
         """
         if not 0 <= number < len(self):
             raise IndexError(f"video {self.path}: frame {number} of {len(self)}")
+        with self._lock:
+            return self._read(number)
+
+    def _read(self, number: int) -> Image | None:
         if self._capture is None or number < self._at or number > self._at + _SEEK_AHEAD:
             self._seek(number)
         while self._at < number and not self._ended:
@@ -112,6 +118,10 @@ class VideoFile:
 
     def close(self) -> None:
         """Close the file; reading opens it again."""
+        with self._lock:
+            self._release()
+
+    def _release(self) -> None:
         if self._capture is not None:
             self._capture.release()
             self._capture = None
@@ -138,14 +148,15 @@ class VideoFile:
     def _open(self) -> None:
         import cv2
 
-        self.close()
+        self._release()
         threads = [cv2.CAP_PROP_N_THREADS, self._threads] if self._threads else []
-        self._capture = self._capture_of(cv2.CAP_PROP_ORIENTATION_AUTO, 1, *threads)
-        if not self._capture.isOpened():
-            # A backend that does not know these properties refuses to open.
+        self._capture = self._capture_of(*threads)
+        if threads and not self._capture.isOpened():
+            # A backend that does not know a property refuses to open.
             self._capture = self._capture_of()
         if not self._capture.isOpened():
             raise self._cannot_open()
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # upright, as phones mark them
         self._at, self._ended = -1, False
 
     def _cannot_open(self) -> SourceError:
@@ -172,11 +183,11 @@ class VideoFile:
         get = self._capture.get
         self._stated_rate = _plausible(float(get(cv2.CAP_PROP_FPS)), 1e-3, 1e4)
         self._stated_count = int(_plausible(float(get(cv2.CAP_PROP_FRAME_COUNT)), 0, 1e9))
-        self.close()
+        self._release()
         stamps = np.sort(self._packet_stamps())
+        stamps = stamps[stamps > -_SAME_MS]  # the container's edit list leaves out those before
         first = self._first_decoded_stamp()
-        stamps = stamps[stamps >= first - 0.5] if len(stamps) else stamps
-        if not _is_increasing(stamps) or abs(stamps[0] - first) > 0.5:
+        if not _is_increasing(stamps) or np.abs(stamps - first).min() > _SAME_MS:
             stamps = self._decoded_stamps()
         if not len(stamps):
             raise SourceError(
@@ -212,12 +223,13 @@ class VideoFile:
         import cv2
 
         self._open()
-        if not self._capture.grab():
-            raise SourceError(
-                f"video {self.path}: no frame can be decoded; the recording was cut off, is "
-                f"damaged, or its codec is not supported by this OpenCV"
-            )
-        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+        for _ in range(_BAD_START):
+            if self._capture.grab():
+                return float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+        raise SourceError(
+            f"video {self.path}: no frame can be decoded; the recording was cut off, is damaged, "
+            f"or its codec is not supported by this OpenCV"
+        )
 
     def _decoded_stamps(self) -> NDArray[np.float64]:
         """Of all frames as they are decoded [ms]: exact, but slow."""
@@ -263,16 +275,22 @@ class VideoFile:
     # ------------------------------------------------------------------ reading
 
     def _grab(self) -> None:
+        """Go to the next frame that can be decoded."""
         import cv2
 
-        if not self._capture.grab():
+        # A damaged frame is one failure, the end of the file is failures without end.
+        for _ in range(max(1, len(self) - self._at)):
+            done = self._capture.grab()
+            if self._is_counted:
+                self._at += 1
+            if done:
+                break
+        else:
             self._ended = True
             return
-        if self._is_counted:
-            self._at += 1
-            return
-        stamp = round((self._capture.get(cv2.CAP_PROP_POS_MSEC) - self._first_ms) * 1e6)
-        self._at = max(self.nearest(stamp)[0], self._at)
+        if not self._is_counted:
+            stamp = round((self._capture.get(cv2.CAP_PROP_POS_MSEC) - self._first_ms) * 1e6)
+            self._at = max(self.nearest(stamp)[0], self._at)
 
     def _seek(self, number: int) -> None:
         """Before or at a frame, so that going on finds it."""

@@ -132,11 +132,13 @@ class VideoSource:
             for index in range(self._start, self.set_count):
                 frames = {name: future.result() for name, future in coming.items()}
                 if self._closed:
-                    return
+                    break
                 coming = self._submit(pool, index + 1)
                 images = self._images(index, frames)
                 if images:
                     yield images
+        if self._closed:
+            self._close_files()
 
     def frame_numbers(self, set_index: int) -> dict[str, int]:
         """Which frame of each video is in a set; cameras without one are left out."""
@@ -173,6 +175,9 @@ class VideoSource:
     def close(self) -> None:
         """Close the files; an iteration that runs ends with the next set."""
         self._closed = True
+        self._close_files()
+
+    def _close_files(self) -> None:
         for video in self._videos.values():
             video.close()
 
@@ -227,7 +232,7 @@ def plan_sets(
     period = slowest.period_ns
     end = max(int(video.stamps_ns[-1]) for video in videos.values())
     last = int(slowest.stamps_ns[-1])
-    more = max(0, (end - last + period // 2) // period)
+    more = max(0, (end - last + _ROUNDING_NS) // period)
     times = np.concatenate([slowest.stamps_ns, last + period * np.arange(1, more + 1)])
     plan: list[tuple[int, dict[str, int]]] = []
     for time in times[::frame_step].tolist():
