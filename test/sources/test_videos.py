@@ -58,7 +58,9 @@ def test_every_frame_by_its_number(tmp_path, video, suffix, fourcc):
         file.read(60)
 
 
-@pytest.mark.parametrize(("suffix", "fourcc"), [(".mp4", "mp4v"), (".avi", "MJPG"), (".mkv", "VP80")])
+@pytest.mark.parametrize(
+    ("suffix", "fourcc"), [(".mp4", "mp4v"), (".avi", "MJPG"), (".mkv", "VP80")]
+)
 def test_seeks_are_exact(tmp_path, video, suffix, fourcc):
     file = VideoFile(video(tmp_path / f"a{suffix}", range(700), 29.97, fourcc))
     for k in (699, 0, 350, 351, 200, 690, 130, 12, 500):

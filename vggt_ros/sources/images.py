@@ -135,11 +135,11 @@ class ImageFolderSource:
                 if index < len(self._files[camera.name])
             )
 
-    def poses(self, set_index: int) -> dict[str, Rigid3]:
+    def poses(self, stamp_ns: int) -> dict[str, Rigid3]:
         """`world_from_camera` of the cameras with a known pose; see `ImageSource`."""
         if self._calibration is None:
             return self.rig.poses
-        return self._calibration.poses_of(self.rig, self._keys, set_index * self.frame_step)
+        return self._calibration.poses_of(self.rig, self._keys, frame_at(stamp_ns, self.fps))
 
     def report(self) -> dict[str, Any]:
         """Images per camera."""
@@ -178,6 +178,11 @@ def check_rate(fps: float, frame_step: int) -> None:
         raise ConfigError(f"fps: expected a number > 0, got {fps}")
     if frame_step < 1:
         raise ConfigError(f"frame_step: expected a whole number > 0, got {frame_step}")
+
+
+def frame_at(stamp_ns: int, fps: float) -> int:
+    """Number of the images of a folder that have this stamp."""
+    return max(0, round((stamp_ns - START_NS) * fps / 1e9))
 
 
 def image_files(folder: Path) -> list[Path]:

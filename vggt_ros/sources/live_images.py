@@ -15,7 +15,13 @@ from vggt_ros.rig import Rig
 from vggt_ros.sources.calibration_files import Calibration
 from vggt_ros.sources.cameras import Views, match_rig, natural_key, select
 from vggt_ros.sources.image_files import load_image
-from vggt_ros.sources.images import check_rate, find_cameras, image_files, load_checked
+from vggt_ros.sources.images import (
+    check_rate,
+    find_cameras,
+    frame_at,
+    image_files,
+    load_checked,
+)
 from vggt_ros.sources.source import START_NS
 from vggt_ros.types import StampedImage
 
@@ -108,11 +114,11 @@ class LiveImageFolderSource:
             else:
                 self._stop.wait(_POLL_S)
 
-    def poses(self, set_index: int) -> dict[str, Rigid3]:
+    def poses(self, stamp_ns: int) -> dict[str, Rigid3]:
         """`world_from_camera` of the cameras with a known pose; see `ImageSource`."""
         if self._calibration is None:
             return self.rig.poses
-        return self._calibration.poses_of(self.rig, self._keys, set_index * self.frame_step)
+        return self._calibration.poses_of(self.rig, self._keys, frame_at(stamp_ns, self.fps))
 
     def report(self) -> dict[str, Any]:
         """Images per camera."""

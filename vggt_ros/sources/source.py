@@ -36,7 +36,7 @@ class ImageSource(Protocol):
 
     @property
     def rate_hz(self) -> float:
-        """Sets per second, after `frame_step`; of a live source what the cameras promise."""
+        """Sets per second, after `frame_step`; of a live one as images came lately."""
         ...
 
     @property
@@ -57,10 +57,11 @@ class ImageSource(Protocol):
         """
         ...
 
-    def poses(self, set_index: int) -> dict[str, Rigid3]:
-        """`world_from_camera` of a set by camera, of the cameras with a known pose.
+    def poses(self, stamp_ns: int) -> dict[str, Rigid3]:
+        """`world_from_camera` by camera at the stamp of a set, of cameras with a known pose.
 
-        Where a poses file has no entry for the frame, that of frame 0.
+        Where a poses file has no entry for the frame, that of frame 0. Frames are counted as the
+        source has them, before `frame_step`.
         """
         ...
 

@@ -144,14 +144,18 @@ class VideoSource:
         """Which frame of each video is in a set; cameras without one are left out."""
         return dict(self._plan[set_index][1])
 
-    def poses(self, set_index: int) -> dict[str, Rigid3]:
+    def poses(self, stamp_ns: int) -> dict[str, Rigid3]:
         """`world_from_camera` of the cameras with a known pose; see `ImageSource`.
 
-        Frames of a poses file are counted before `frame_step`.
+        Frames of a poses file are those of the slowest video.
         """
         if self._calibration is None:
             return self.rig.poses
-        return self._calibration.poses_of(self.rig, self._keys, set_index * self.frame_step)
+        return self._calibration.poses_of(self.rig, self._keys, self._frame_at(stamp_ns))
+
+    def _frame_at(self, stamp_ns: int) -> int:
+        times = [START_NS + time for time, _ in self._plan]
+        return int(np.argmin(np.abs(np.array(times) - stamp_ns))) * self.frame_step
 
     def report(self) -> dict[str, Any]:
         """Frames of each video, how many were given, and sets in which it had none."""

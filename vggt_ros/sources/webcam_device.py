@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ _LOG = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S = 0.5
 _LAST_BACKOFF_S = 8.0
+_RATE_IMAGES = 30
 _TIMEOUT_MS = 3000
 """A camera on the network that says nothing for so long is gone."""
 
@@ -79,8 +81,7 @@ class WebcamDevice:
         self.is_connected = False
         self.size: tuple[int, int] | None = None
         """(width, height) [px] of the images; None before the first."""
-        self.rate_hz = 0.0
-        """What the camera promises; 0: nothing."""
+        self._grab_times: deque[float] = deque(maxlen=_RATE_IMAGES)
         self._settings = settings
         self._step = frame_step
         self._clock = clock
@@ -88,6 +89,12 @@ class WebcamDevice:
         self._slot: tuple[int, Image] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"webcam-{name}", daemon=True)
+
+    @property
+    def rate_hz(self) -> float:
+        """Images per second as they came lately, before `frame_step`; 0: not yet known."""
+        times = tuple(self._grab_times)
+        return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
     @property
     def shown(self) -> str:
@@ -117,6 +124,10 @@ class WebcamDevice:
             self._slot = None
             self.counts.dropped += 1
 
+    def stop(self) -> None:
+        """Ask the thread to end."""
+        self._stop.set()
+
     def close(self, timeout_s: float) -> bool:
         """End the thread; False where the driver does not return in time."""
         self._stop.set()
@@ -136,10 +147,10 @@ class WebcamDevice:
                     self.counts.reconnects += 1
                     _LOG.warning("camera '%s' (%s): is back", self.name, self.shown)
                 was_connected = True
-                self._set_connected(True, capture)
+                self._set_connected(True)
                 backoff = _FIRST_BACKOFF_S
                 self._grab_until_failure(capture)
-                self._set_connected(False, None)
+                self._set_connected(False)
                 if not self._stop.is_set():
                     _LOG.warning(
                         "camera '%s' (%s): gives no images any more, unplugged or failed; it is "
@@ -164,6 +175,7 @@ class WebcamDevice:
             self.counts.failures += not self._stop.is_set()
             return False
         stamp = self._clock()
+        self._grab_times.append(time.monotonic())
         self.counts.grabbed += 1
         if number % self._step:
             self.counts.stepped_over += 1
@@ -180,16 +192,12 @@ class WebcamDevice:
             self._arrived.notify_all()
         return True
 
-    def _set_connected(self, connected: bool, capture: Any) -> None:
-        import cv2
-
-        if capture is not None:
-            rate = float(capture.get(cv2.CAP_PROP_FPS))
-            self.rate_hz = rate if 0 < rate < 1000 else 0.0
+    def _set_connected(self, connected: bool) -> None:
         with self._arrived:
             self.is_connected = connected
             if not connected:
                 self._slot = None
+                self._grab_times.clear()
             self._arrived.notify_all()
 
 

@@ -85,6 +85,7 @@ class WebcamSource:
         self._skew_ns = int(max_skew_ms * 1e6)
         self._silent_s, self._give_up_s = silent_after_s, give_up_s
         self._closed = False
+        self._step = frame_step
         self.skipped_for_skew = 0
         """Images that were dropped to wait for one nearer to those of the other cameras."""
         self._devices = {
@@ -123,8 +124,8 @@ class WebcamSource:
 
     @property
     def rate_hz(self) -> float:
-        """Of the slowest camera, by what it promises; 0: unknown."""
-        return min(device.rate_hz for device in self._devices.values())
+        """Sets per second that the slowest camera allows, as its images came lately."""
+        return min(device.rate_hz for device in self._devices.values()) / self._step
 
     @property
     def disconnected(self) -> tuple[str, ...]:
@@ -145,16 +146,20 @@ class WebcamSource:
                 if camera.name in taken
             )
 
-    def poses(self, set_index: int) -> dict[str, Rigid3]:
+    def poses(self, stamp_ns: int) -> dict[str, Rigid3]:
         """`world_from_camera` of the cameras with a known pose."""
         if self._calibration is None:
             return self.rig.poses
-        return self._calibration.poses_of(self.rig, self._keys, set_index)
+        return self._calibration.poses_of(self.rig, self._keys, 0)
 
     def report(self) -> dict[str, Any]:
         """Counts of each camera and whether it is connected."""
         return {
-            name: {"connected": device.is_connected, **asdict(device.counts)}
+            name: {
+                "connected": device.is_connected,
+                "rate_hz": round(device.rate_hz, 2),
+                **asdict(device.counts),
+            }
             for name, device in self._devices.items()
         }
 
@@ -164,7 +169,7 @@ class WebcamSource:
             self._closed = True
             self._arrived.notify_all()
         for device in self._devices.values():
-            device._stop.set()
+            device.stop()
         for device in self._devices.values():
             if not device.close(_CLOSE_S):
                 _LOG.warning("camera '%s' (%s): does not close", device.name, device.shown)
@@ -187,10 +192,7 @@ class WebcamSource:
             )
         for device in devices:
             width, height = device.size or (0, 0)
-            _LOG.info(
-                "camera '%s' (%s): %dx%d, %g Hz", device.name, device.shown, width, height,
-                device.rate_hz,
-            )  # fmt: skip
+            _LOG.info("camera '%s' (%s): %dx%d", device.name, device.shown, width, height)
 
     def _wait_for_set(self) -> dict[str, tuple[int, Image]] | None:
         """The next set; None when closed."""
