@@ -3,6 +3,7 @@
 OpenCV opens its address as it opens any camera, through FFmpeg.
 """
 
+import contextlib
 import importlib.util
 import socket
 import threading
@@ -19,7 +20,7 @@ number_of = _numbers.number_of
 
 
 class MjpegCamera:
-    """Serves the number of the frame that is due by the clock; `unplug` and `plug` as one likes."""
+    """Serves the frame that is due by the clock; `unplug` and `plug` as one likes."""
 
     def __init__(self, rate_hz=30.0, phase_s=0.0, size=(256, 64)):
         self.rate_hz, self.phase_s = rate_hz, phase_s
@@ -71,10 +72,8 @@ class MjpegCamera:
         server.shutdown()
         server.server_close()
         for connection in list(self._connections):
-            try:
+            with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def hang(self, hanging):
         """The connection stays, but nothing comes."""

@@ -181,7 +181,7 @@ def test_files_for_other_cameras(tmp_path):
         apply(calibration, names=("left",))
     calibration = load_calibration(poses=write(tmp_path / "p.npz", {"x/0": np.eye(4)}))
     with pytest.raises(
-        CalibrationError, match="poses .*: for other cameras; expected a, b, got x"
+        CalibrationError, match=r"poses .*: for other cameras; expected a, b, got x"
     ):
         apply(calibration)
 

@@ -237,7 +237,7 @@ def test_mp4_without_its_index(tmp_path, video):
     path = video(tmp_path / "a.mp4", range(90))
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"moov") - 4])
-    with pytest.raises(SourceError, match="no index .'moov'.*repair"):
+    with pytest.raises(SourceError, match=r"no index \('moov'\).*repair"):
         VideoFile(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,23 @@ def _tiff_orientation(tiff: bytes) -> int:
         if tag == _EXIF_ORIENTATION:
             return int(value) if 1 <= value <= 8 else 1
     return 1
+
+
+def jpeg_of(image: StampedImage, quality: int = _JPEG_QUALITY) -> StampedImage:
+    """The image as JPEG; one that is a file already stays as it is.
+
+    Raises:
+        SourceError: an encoding without colours.
+    """
+    import cv2
+
+    if isinstance(image.data, bytes):
+        return image
+    if image.encoding == "bgr8":
+        bgr = np.asarray(image.data, np.uint8)
+    else:
+        bgr = np.asarray(cv2.cvtColor(decode_rgb(image), cv2.COLOR_RGB2BGR), np.uint8)
+    done, buffer = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise SourceError(f"camera '{image.camera}': the image cannot be compressed")
+    return replace(image, data=buffer.tobytes(), encoding="jpeg")

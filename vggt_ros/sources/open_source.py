@@ -97,15 +97,15 @@ def open_source(
     given = getattr(options, kind)
     if not given:
         raise ConfigError(f"source {kind}: expected {_EXPECTED[kind]}, got nothing")
-    for other, is_set in (
-        ("images_live", kind != "images" and options.images_live),
-        ("camera_per_image", kind != "images" and options.camera_per_image),
-        ("start_set", kind != "videos" and options.start_set),
-        ("camera_per_image", options.images_live and options.camera_per_image),
+    for name, owner in (
+        ("images_live", "images"),
+        ("camera_per_image", "images"),
+        ("start_set", "videos"),
     ):
-        if is_set:
-            with_what = "images_live" if kind == "images" else f"source {kind}"
-            raise ConfigError(f"{other}: means nothing with {with_what}")
+        if kind != owner and getattr(options, name):
+            raise ConfigError(f"{name}: means nothing with source {kind}")
+    if options.images_live and options.camera_per_image:
+        raise ConfigError("camera_per_image: means nothing with images_live")
     calibration = load_calibration(options.intrinsics, options.poses)
     if kind == "videos":
         from vggt_ros.sources.videos import VideoSource
