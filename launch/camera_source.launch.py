@@ -27,9 +27,6 @@ def generate_launch_description():
     """The camera source and, unless `mapper:=false`, the mapper."""
     share = FindPackageShare("vggt_ros")
 
-    def given(name, kind):
-        return ParameterValue(LaunchConfiguration(name), value_type=kind)
-
     arguments = [
         DeclareLaunchArgument(
             "kind", default_value="images", description="images, videos, webcams"
@@ -63,15 +60,15 @@ def generate_launch_description():
         output="screen",
         parameters=[
             {
-                "kind": given("kind", str),
-                "source": given("source", str),
-                "webcams": given("webcams", List[str]),
-                "frame_step": given("frame_step", int),
-                "rate": given("rate", float),
-                "loop": given("loop", bool),
-                "raw": given("raw", bool),
-                "compressed": given("compressed", bool),
-                "rig_file": given("rig_file", str),
+                "kind": ParameterValue(LaunchConfiguration("kind"), value_type=str),
+                "source": ParameterValue(LaunchConfiguration("source"), value_type=str),
+                "webcams": ParameterValue(LaunchConfiguration("webcams"), value_type=List[str]),  # noqa: UP006
+                "frame_step": ParameterValue(LaunchConfiguration("frame_step"), value_type=int),
+                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
+                "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
+                "raw": ParameterValue(LaunchConfiguration("raw"), value_type=bool),
+                "compressed": ParameterValue(LaunchConfiguration("compressed"), value_type=bool),
+                "rig_file": ParameterValue(LaunchConfiguration("rig_file"), value_type=str),
                 "wait_for_subscribers_s": WAIT_FOR_SUBSCRIBERS_S,
             }
         ],
