@@ -13,7 +13,7 @@ from importlib import import_module
 from vggt_ros import __version__
 from vggt_ros.errors import VggtRosError
 
-_COMMANDS = ("demo", "bag", "check", "replay", "evaluate", "doctor")
+_COMMANDS = ("demo", "bag", "check", "replay", "evaluate", "convert", "doctor")
 
 _EXAMPLES = """\
 examples:
@@ -22,6 +22,7 @@ examples:
   vggt-ros check photos_bag                        will it map, and if not, why
   vggt-ros replay photos_bag --out result          the map, without ROS
   vggt-ros evaluate result --reference truth.json --align sim3
+  vggt-ros convert pku-cams pku_scene/cams --out configs
   vggt-ros doctor                                  what is installed, what is missing
 
 exit codes: 0 done; 1 it could not be done, one line says why; 2 wrong usage; 130 interrupted
