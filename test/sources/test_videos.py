@@ -2,6 +2,8 @@
 
 import importlib.util
 import logging
+import shutil
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -64,6 +66,38 @@ def test_every_frame_by_its_number(tmp_path, video, suffix, fourcc):
 def test_seeks_are_exact(tmp_path, video, suffix, fourcc):
     file = VideoFile(video(tmp_path / f"a{suffix}", range(700), 29.97, fourcc))
     for k in (699, 0, 350, 351, 200, 690, 130, 12, 500):
+        assert number_of(file.read(k)) == k
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words"),
+    [
+        (".mp4", ["libx264", "-bf", "3"]),
+        (".mkv", ["libx264", "-x264-params", "open-gop=1:keyint=40:bframes=5"]),
+        (".mov", ["libx265", "-x265-params", "log-level=error"]),
+        (".avi", ["libx264", "-bf", "2"]),
+        (".avi", ["mpeg4", "-bf", "2", "-q:v", "3"]),
+        (".mpg", ["mpeg2video", "-bf", "2", "-q:v", "3"]),
+    ],
+)
+def test_frames_that_are_stored_out_of_order(tmp_path, suffix, words):
+    """What phones and cameras write; OpenCV's wheels cannot, so an ffmpeg is needed here."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        program = pytest.importorskip("imageio_ffmpeg", reason="no ffmpeg").get_ffmpeg_exe()
+    path = tmp_path / f"a{suffix}"
+    raw = ["-f", "rawvideo", "-pix_fmt", "bgr24", "-s", "256x64", "-r", "30", "-i", "-"]
+    coded = ["-pix_fmt", "yuv420p", "-c:v", *words, str(path)]
+    pixels = b"".join(numbered_videos.numbered(k).tobytes() for k in range(200))
+    done = subprocess.run(
+        [program, "-loglevel", "error", *raw, *coded], input=pixels, stderr=subprocess.PIPE
+    )
+    if done.returncode:
+        pytest.skip(f"this ffmpeg cannot write {words[0]}: {done.stderr[-200:]}")
+    file = VideoFile(path)
+    assert len(file) == 200
+    assert file.rate_hz == pytest.approx(30.0, rel=1e-3)
+    for k in (*range(200), 17, 180, 3, 199, 42, 41):
         assert number_of(file.read(k)) == k
 
 

@@ -186,8 +186,13 @@ class VideoFile:
         self._release()
         stamps = np.sort(self._packet_stamps())
         stamps = stamps[stamps > -_SAME_MS]  # the container's edit list leaves out those before
-        first = self._first_decoded_stamp()
-        if not _is_increasing(stamps) or np.abs(stamps - first).min() > _SAME_MS:
+        first, bad = self._first_decoded_stamp()
+        if (
+            not _is_increasing(stamps)
+            or np.abs(stamps - first).min() > _SAME_MS
+            # AVI has no stamps of its own: with frames out of order the decoder's are late.
+            or (bad == 0 and first - stamps[0] > _SAME_MS)
+        ):
             stamps = self._decoded_stamps()
         if not len(stamps):
             raise SourceError(
@@ -219,13 +224,14 @@ class VideoFile:
         capture.release()
         return np.array(stamps, np.float64)
 
-    def _first_decoded_stamp(self) -> float:
+    def _first_decoded_stamp(self) -> tuple[float, int]:
+        """Of the first frame that can be decoded [ms], and how many before it cannot."""
         import cv2
 
         self._open()
-        for _ in range(_BAD_START):
+        for bad in range(_BAD_START):
             if self._capture.grab():
-                return float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+                return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)), bad
         raise SourceError(
             f"video {self.path}: no frame can be decoded; the recording was cut off, is damaged, "
             f"or its codec is not supported by this OpenCV"
