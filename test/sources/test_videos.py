@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vggt_ros.errors import ConfigError, SourceError
 from vggt_ros.pipeline.decode import decode_rgb
@@ -16,7 +18,7 @@ from vggt_ros.rig import rig_from_dict
 from vggt_ros.sources.cameras import Views
 from vggt_ros.sources.source import START_NS
 from vggt_ros.sources.video_file import VideoFile
-from vggt_ros.sources.videos import VideoSource
+from vggt_ros.sources.videos import VideoSource, plan_sets
 
 # The conftest beside this file; with import-mode importlib it is no module of a package.
 _spec = importlib.util.spec_from_file_location(
@@ -352,6 +354,58 @@ def test_no_stamps(tmp_path, video, monkeypatch, caplog):
     monkeypatch.setattr("vggt_ros.sources.video_file._plausible", lambda *_: 0.0)
     with pytest.raises(SourceError, match="neither stamps nor a frame rate"):
         VideoFile(path)
+
+
+def test_videos_of_a_turned_phone_are_upright(tmp_path, video):
+    path = video(tmp_path / "a.mp4", range(5))
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    words = (0, 65536, 0, -65536, 0, 0, 64 << 16, 0, 1 << 30)  # a quarter turn clockwise
+    for k, word in enumerate(words):
+        data[matrix + 4 * k : matrix + 4 * k + 4] = word.to_bytes(4, "big", signed=True)
+    path.write_bytes(bytes(data))
+    file = VideoFile(path)
+    assert file.size == (64, 256)
+    assert [number_of(np.rot90(file.read(k))) for k in range(5)] == list(range(5))
+
+
+class Stamps:
+    """The stamps of a video that is not there."""
+
+    nearest = VideoFile.nearest
+
+    def __init__(self, rate_hz, count):
+        self.stamps_ns = np.round(np.arange(count) * 1e9 / rate_hz).astype(np.int64)
+        self.rate_hz = rate_hz
+        self.period_ns = round(1e9 / rate_hz)
+
+    def __len__(self):
+        return len(self.stamps_ns)
+
+
+@given(
+    st.lists(st.tuples(st.floats(1, 120), st.integers(1, 80)), min_size=1, max_size=5),
+    st.integers(1, 4),
+)
+def test_sets_of_any_rates(videos, step):
+    """The nearest frame of each within half a period of the slowest, no frame twice."""
+    made = {f"c{k}": Stamps(*video) for k, video in enumerate(videos)}
+    plan = plan_sets(made, step)
+    period = max(video.period_ns for video in made.values())
+    end = max(int(video.stamps_ns[-1]) for video in made.values())
+    times = [time for time, _ in plan]
+    assert times == sorted(times)
+    assert times[-1] <= end + 2e6
+    for name, video in made.items():
+        numbers = [n[name] for _, n in plan if name in n]
+        assert numbers[0] == 0
+        assert len(set(numbers)) == len(numbers)
+        for time, found in plan:
+            offsets = np.abs(video.stamps_ns - time)
+            if name in found:
+                assert offsets[found[name]] == offsets.min() <= period / 2 + 2e6
+            else:
+                assert offsets.min() > period // 2
 
 
 def test_closing_ends_the_iteration(tmp_path, video):
