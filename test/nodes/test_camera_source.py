@@ -170,7 +170,7 @@ def test_webcams_through_a_reconnect(start, observer, tmp_path):
         message = got["a"][-1]
         pixels = cv2.imdecode(np.frombuffer(bytes(message.data), np.uint8), 1)
         sent = cameras["a"].sent_ns[mjpeg_camera.number_of(pixels)]
-        assert 0 < stamp_ns(message.header) - sent < 50e6
+        assert 0 < stamp_ns(message.header) - sent < 500e6
         cameras["a"].unplug()
         wait_for(lambda: "gives no images any more" in source.output, source)
         before = len(got["b"])
