@@ -149,7 +149,9 @@ class VideoFile:
         import cv2
 
         self._release()
-        threads = [cv2.CAP_PROP_N_THREADS, self._threads] if self._threads else []
+        # Older OpenCV has no such property and decodes with all cores.
+        key = getattr(cv2, "CAP_PROP_N_THREADS", None)
+        threads = [key, self._threads] if self._threads and key is not None else []
         self._capture = self._capture_of(*threads)
         if threads and not self._capture.isOpened():
             # A backend that does not know a property refuses to open.
