@@ -322,22 +322,24 @@ def front_index(path, cut):
     return path
 
 
-def test_damage_in_the_middle_shifts_no_frame(tmp_path, video, caplog):
+@pytest.mark.parametrize("bad", [[40, 41, 42], [0, 1], [117, 118, 119]])
+def test_damaged_frames_shift_no_other(tmp_path, video, caplog, bad):
     path = video(tmp_path / "a.avi", range(120))
     data = bytearray(path.read_bytes())
-    starts = [k for k in range(len(data) - 4) if data[k : k + 4] == b"00dc"][:120]
-    for k in (41, 42, 43):  # the first hit is in the header
-        data[starts[k] + 8 : starts[k + 1]] = bytes(starts[k + 1] - starts[k] - 8)
+    starts = [k for k in range(len(data) - 4) if data[k : k + 4] == b"00dc"][:121]
+    for k in (k + 1 for k in bad):  # the first hit is in the header
+        size = int.from_bytes(data[starts[k] + 4 : starts[k] + 8], "little")
+        data[starts[k] + 8 : starts[k] + 8 + size] = bytes(size)
     path.write_bytes(bytes(data))
     file = VideoFile(path)
     assert len(file) == 120
     found = [file.read(k) for k in range(120)]
-    assert [k for k, pixels in enumerate(found) if pixels is None] == [40, 41, 42]
+    assert [k for k, pixels in enumerate(found) if pixels is None] == bad
     for k, pixels in enumerate(found):
         assert pixels is None or number_of(pixels) == k
     sets = list(VideoSource(path))
-    assert len(sets) == 117
-    assert "frame 41 cannot be decoded" in caplog.text
+    assert len(sets) == 120 - len(bad)
+    assert f"frame {bad[1]} cannot be decoded" in caplog.text
 
 
 def test_no_stamps(tmp_path, video, monkeypatch, caplog):

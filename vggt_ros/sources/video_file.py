@@ -66,7 +66,6 @@ class VideoFile:
             len(gaps) and (gaps.max() - gaps.min()) > _VARIABLE * self.period_ns
         )
         """The gaps between frames differ."""
-        self._open()
         frames = (self.read(k) for k in range(min(len(self), _BAD_START)))
         first = next((frame for frame in frames if frame is not None), None)
         if first is None:
@@ -185,7 +184,6 @@ class VideoFile:
         get = self._capture.get
         self._stated_rate = _plausible(float(get(cv2.CAP_PROP_FPS)), 1e-3, 1e4)
         self._stated_count = int(_plausible(float(get(cv2.CAP_PROP_FRAME_COUNT)), 0, 1e9))
-        self._release()
         stamps = np.sort(self._packet_stamps())
         stamps = stamps[stamps > -_SAME_MS]  # the container's edit list leaves out those before
         first, bad = self._first_decoded_stamp()
@@ -195,14 +193,19 @@ class VideoFile:
             # AVI has no stamps of its own: with frames out of order the decoder's are late.
             or (bad == 0 and first - stamps[0] > _SAME_MS)
         ):
-            stamps = self._decoded_stamps()
+            stamps, bad = self._decoded_stamps(), -1
         if not len(stamps):
             raise SourceError(
                 f"video {self.path}: no frames in it; the recording was cut off or is damaged"
             )
         self._first_ms = float(stamps[0])
         if _is_increasing(stamps):
+            if bad == 0:
+                self._at = 0  # grabbed just now
+            else:
+                self._open()
             return np.round((stamps - stamps[0]) * 1e6).astype(np.int64), False
+        self._open()
         if not self._stated_rate:
             raise SourceError(
                 f"video {self.path}: neither stamps nor a frame rate in it; convert it: "
@@ -230,7 +233,6 @@ class VideoFile:
         """Of the first frame that can be decoded [ms], and how many before it cannot."""
         import cv2
 
-        self._open()
         for bad in range(_BAD_START):
             if self._capture.grab():
                 return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)), bad
@@ -245,8 +247,13 @@ class VideoFile:
 
         self._open()
         stamps = []
-        while self._capture.grab():
-            stamps.append(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+        failures = 0
+        while failures < _BAD_START:
+            if self._capture.grab():
+                stamps.append(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+                failures = 0
+            else:
+                failures += 1
         return np.array(stamps, np.float64)
 
     def _check_stated(self) -> None:
