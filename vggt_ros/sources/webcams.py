@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 import time
@@ -102,6 +103,7 @@ class WebcamSource:
         self.rig = Rig(tuple(entry for _, entry in pairs), rig.rig_frame if rig else "rig")
         """The cameras with their final names and frames, and what is known of them."""
         self._advised = time.monotonic()
+        self._told_skew = -math.inf
         self._advised_counts: dict[str, tuple[int, int]] = {}
         try:
             self._open_all(open_timeout_s)
@@ -229,9 +231,22 @@ class WebcamSource:
                 self._devices[name].discard()
                 self.skipped_for_skew += 1
         near = [name for name, stamp in waiting.items() if newest - stamp <= self._skew_ns]
-        if len(near) < len(waiting) and not is_late:
-            return {}
+        if len(near) < len(waiting):
+            if not is_late:
+                return {}
+            self._tell_skew(newest - min(waiting.values()))
         return {name: self._devices[name].take() for name in near}
+
+    def _tell_skew(self, skew_ns: int) -> None:
+        now = time.monotonic()
+        if now - self._told_skew >= _ADVICE_PERIOD_S:
+            self._told_skew = now
+            _LOG.warning(
+                "webcams: the images of the cameras are never within %g ms of each other, now "
+                "%.0f ms; sets lack cameras: raise max_skew_ms or the rate of the cameras",
+                self._skew_ns * 1e-6,
+                skew_ns * 1e-6,
+            )
 
     def _advise(self) -> None:
         """Say what helps where images are lost."""
