@@ -22,6 +22,7 @@ SECTIONS = {
     "inference": "Networks in the runtimes of a CPU",
     "gpu_vggt": "Networks on a GPU",
     "export_formats": "Writing files beside the usual libraries",
+    "video_decode": "Video decoding",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 

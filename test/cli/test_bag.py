@@ -18,7 +18,9 @@ from vggt_ros.sources.bag import BagReader
 def call(*words):
     parser = argparse.ArgumentParser()
     bag_command.add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["bag", "from-images", *map(str, words)])
+    action = "from-images" if words[0] != "from-videos" else words[0]
+    words = words if words[0] != "from-videos" else words[1:]
+    args = parser.parse_args(["bag", action, *map(str, words)])
     return args.run(args)
 
 
@@ -135,3 +137,34 @@ def test_fountain(tmp_path, shared_data):
         truth = rig["cameras"][f"{k:04d}"]
         centre = read.poses[f"cam_{k:04d}"].translation
         np.testing.assert_allclose(centre, truth["rig_from_camera"]["translation"], atol=1e-9)
+
+
+def test_videos_with_calibration(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for camera in ("left", "right"):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        path = str(tmp_path / "videos" / f"{camera}.avi")
+        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
+        for _ in range(6):
+            small = rng.integers(0, 255, (6, 8, 3), np.uint8)
+            writer.write(cv2.resize(small, (64, 48), interpolation=cv2.INTER_LINEAR))
+        writer.release()
+    k = {c: [[50.0, 0, 31.5], [0, 50.0, 23.5], [0, 0, 1]] for c in ("left", "right")}
+    (tmp_path / "k.json").write_text(json.dumps(k))
+    words = ("--intrinsics", tmp_path / "k.json", "--frame-step", 2, "--views", "right,left")
+    assert call("from-videos", tmp_path / "videos", "--out", tmp_path / "bag", *words) == 0
+    said = capsys.readouterr().out
+    assert "6 images, 2 cameras, 3 sets; 2 with intrinsics, 0 with poses" in said
+    with BagReader(tmp_path / "bag") as bag:
+        stamps = {}
+        for topic, stamp, message in bag.messages():
+            stamps.setdefault(topic, []).append(stamp)
+            if topic == "/left/image_raw/compressed":
+                image = messages.any_image_from_message(message, "left")
+                assert image.encoding == "jpeg"
+    for camera in ("left", "right"):
+        expected = [10**9 + k * 10**8 for k in range(3)]
+        assert stamps[f"/{camera}/image_raw/compressed"] == expected
+        assert stamps[f"/{camera}/camera_info"] == expected
+    with pytest.raises(ConfigError, match="--jpeg-quality"):
+        call("from-videos", tmp_path / "videos", "--out", tmp_path / "b2", "--jpeg-quality", 101)

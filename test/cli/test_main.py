@@ -14,7 +14,7 @@ from vggt_ros.cli import main as main_module
 from vggt_ros.cli.main import build_parser, main
 from vggt_ros.errors import AlignmentError, VggtRosError
 
-COMMANDS = ("demo", "bag", "check", "replay", "export", "evaluate", "engine", "doctor")
+COMMANDS = ("demo", "bag", "convert", "check", "replay", "export", "evaluate", "engine", "doctor")
 
 
 def stopped(*words):

@@ -7,7 +7,12 @@ import importlib.util
 import pytest
 import yaml
 
-FILES = ("static_rig.launch.py", "replay.launch.py", "demo.launch.py")
+FILES = (
+    "static_rig.launch.py",
+    "replay.launch.py",
+    "demo.launch.py",
+    "camera_source.launch.py",
+)
 HAS_LAUNCH = importlib.util.find_spec("launch_ros") is not None
 
 
@@ -32,7 +37,7 @@ def test_executables_and_files_exist(repository, name):
                 assert (repository / "vggt_ros" / "nodes" / f"{executable}.py").is_file()
         if getattr(call.func, "id", "") == "PathJoinSubstitution":
             parts = [part for part in strings(call) if part != "vggt_ros"]
-            if parts[0] in ("config", "launch") and parts[-1] != "default.yaml":
+            if parts and parts[0] in ("config", "launch") and parts[-1] != "default.yaml":
                 assert (repository / "/".join(parts)).is_file(), parts
 
 
@@ -49,7 +54,9 @@ def test_arguments_that_are_used_are_declared(repository, name):
     assert used <= declared
 
 
-@pytest.mark.parametrize(("name", "included"), [(FILES[1], FILES[0]), (FILES[2], FILES[1])])
+@pytest.mark.parametrize(
+    ("name", "included"), [(FILES[1], FILES[0]), (FILES[2], FILES[1]), (FILES[3], FILES[0])]
+)
 def test_included_files_know_the_arguments(repository, name, included):
     declared = {
         call.args[0].value
@@ -71,16 +78,18 @@ def test_they_load(repository, name):
     assert module.generate_launch_description().entities
 
 
-def test_parameters_of_the_player_exist(repository):
-    from vggt_ros.nodes.node_config import BagPlayerConfig
+@pytest.mark.parametrize(("name", "config"), [(FILES[1], "BagPlayer"), (FILES[3], "CameraSource")])
+def test_parameters_of_the_nodes_exist(repository, name, config):
+    from vggt_ros.nodes import node_config
 
-    text = (repository / "launch" / "replay.launch.py").read_text()
+    known = getattr(node_config, f"{config}Config")()
+    text = (repository / "launch" / name).read_text()
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "parameters":
             for entry in node.value.elts:
                 for key in entry.keys:
-                    assert hasattr(BagPlayerConfig(), key.value), key.value
+                    assert hasattr(known, key.value), key.value
 
 
 def test_rviz_keeps_late_joiners_in_mind(repository):

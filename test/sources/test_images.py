@@ -1,6 +1,8 @@
 """Folders of images: order, names, orientation, mistakes."""
 
 import struct
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -9,14 +11,11 @@ import pytest
 from vggt_ros.errors import CalibrationError, ConfigError, SourceError
 from vggt_ros.pipeline.decode import decode_rgb
 from vggt_ros.rig import rig_from_dict
-from vggt_ros.sources.images import (
-    START_NS,
-    ImageFolderSource,
-    exif_orientation,
-    load_image,
-    natural_key,
-    ros_name,
-)
+from vggt_ros.sources.cameras import Views, natural_key, ros_name
+from vggt_ros.sources.image_files import exif_orientation, load_image
+from vggt_ros.sources.images import ImageFolderSource
+from vggt_ros.sources.live_images import LiveImageFolderSource
+from vggt_ros.sources.source import START_NS
 
 RED_TOP_LEFT = np.full((24, 32, 3), 255, np.uint8)
 RED_TOP_LEFT[:8, :8] = 255, 0, 0
@@ -70,7 +69,7 @@ def test_flat_folder_is_one_camera(tmp_path):
     for k in range(3):
         save(tmp_path / "0front" / f"{k}.jpg")
     source = ImageFolderSource(tmp_path / "0front")
-    assert (source.cameras, len(source)) == (("cam_0front",), 3)
+    assert (source.cameras, len(source)) == (("cam0",), 3)
 
 
 def test_camera_per_image(tmp_path):
@@ -192,6 +191,112 @@ def test_wrong_folders(tmp_path):
     save(tmp_path / "b.jpg")
     with pytest.raises(SourceError, match="one or the other"):
         ImageFolderSource(tmp_path)
+
+
+def frames(root, names, count=3):
+    for camera in names:
+        for k in range(count):
+            save(root / camera / f"{k:03d}.png", np.full((24, 32, 3), 10 * k + 5, np.uint8))
+
+
+@pytest.mark.parametrize(
+    "layout", ["{}", "images/{}", "{}/images", "per_view/{}/images", "per_view/{}"]
+)
+def test_layouts_of_data_sets(tmp_path, layout):
+    frames(tmp_path, [layout.format(name) for name in ("cam10", "cam2")])
+    frames(tmp_path, ["depth", "masks"])
+    (tmp_path / "cams").mkdir()
+    (tmp_path / "cams" / "00000000_cam.txt").write_text("extrinsic")
+    source = ImageFolderSource(tmp_path)
+    assert source.cameras == ("cam2", "cam10")
+    assert [len(s) for s in source] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("layout", [".", "images"])
+def test_flat_scene(tmp_path, layout):
+    frames(tmp_path, [layout])
+    (tmp_path / "cams").mkdir()
+    assert ImageFolderSource(tmp_path).cameras == ("cam0",)
+    assert len(ImageFolderSource(tmp_path, camera_per_image=True).cameras) == 3
+
+
+def test_frame_step_and_views(tmp_path):
+    frames(tmp_path, [f"cam{k:03d}" for k in range(1, 13)], 7)
+    source = ImageFolderSource(tmp_path, fps=10, frame_step=3, views=Views(("cam005", "cam001")))
+    assert source.cameras == ("cam005", "cam001")
+    sets = list(source)
+    assert source.set_count == len(sets) == 3
+    assert [decode_rgb(s[0])[0, 0, 0] for s in sets] == [5, 35, 65]
+    assert [s[0].stamp_ns - START_NS for s in sets] == [0, 300_000_000, 600_000_000]
+    assert source.rate_hz == pytest.approx(10 / 3)
+    assert source.sizes == {"cam005": (32, 24), "cam001": (32, 24)}
+    assert source.report()["cam001"] == {"images": 7, "used": 3}
+    drawn = ImageFolderSource(tmp_path, views=Views(random_count=8, limit=5)).cameras
+    assert len(drawn) == 5
+    assert list(drawn) == sorted(drawn)
+    for views, expected in (
+        (("cam1",), r"no camera for view 'cam1' \(did you mean 'cam01"),
+        (("cam001", "cam001"), "asked for twice"),
+    ):
+        with pytest.raises(SourceError, match=expected):
+            ImageFolderSource(tmp_path, views=Views(views))
+    with pytest.raises(SourceError, match="at least the 20 cameras of random_views, got 12"):
+        ImageFolderSource(tmp_path, views=Views(random_count=20))
+    with pytest.raises(ConfigError, match="got both"):
+        Views(("cam001",), 2)
+    with pytest.raises(ConfigError, match="frame_step"):
+        ImageFolderSource(tmp_path, frame_step=0)
+
+
+def test_zero_byte_image(tmp_path):
+    save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"b\.jpg: the file is empty"):
+        list(ImageFolderSource(tmp_path))
+
+
+def test_folder_that_grows(tmp_path):
+    """Sets come once all cameras have them, also when an image is written piece by piece."""
+    root, stop = tmp_path / "live", threading.Event()
+
+    def write():
+        for k in range(6):
+            pixels = np.full((24, 32, 3), 10 * k + 5, np.uint8)
+            save(root / "a" / f"{k}.png", pixels)
+            time.sleep(0.05)
+            whole = save(tmp_path / "whole.png", pixels).read_bytes()
+            with (root / "b").joinpath(f"{k}.png").open("wb") as file:
+                for part in (whole[:20], whole[20:]):
+                    file.write(part)
+                    file.flush()
+                    time.sleep(0.05)
+
+    (root / "b").mkdir(parents=True)
+    save(root / "b" / "0.png", np.full((24, 32, 3), 5, np.uint8))
+    save(root / "a" / "0.png", np.full((24, 32, 3), 5, np.uint8))
+    writer = threading.Thread(target=write)
+    writer.start()
+    source = LiveImageFolderSource(root, fps=5, frame_step=2, idle_s=1.0, stop=stop)
+    assert source.is_live
+    sets = list(source)
+    writer.join()
+    assert [[int(decode_rgb(i)[0, 0, 0]) for i in s] for s in sets] == [[5, 5], [25, 25], [45, 45]]
+    assert [s[0].stamp_ns - START_NS for s in sets] == [0, 400_000_000, 800_000_000]
+    assert source.report() == {"a": {"used": 3}, "b": {"used": 3}}
+
+
+def test_folder_that_does_not_grow(tmp_path):
+    with pytest.raises(SourceError, match="does not exist"):
+        LiveImageFolderSource(tmp_path / "later", idle_s=0.2)
+    save(tmp_path / "a.png")
+    source = LiveImageFolderSource(tmp_path, idle_s=0.2)
+    assert len(list(source)) == 1
+    (tmp_path / "b.png").write_bytes(b"")
+    time.sleep(0.6)
+    with pytest.raises(SourceError, match=r"b\.png: the file is empty"):
+        list(source)
+    source.close()
+    assert list(source) == []
 
 
 def test_names_that_fall_together(tmp_path):

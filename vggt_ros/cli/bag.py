@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vggt_ros.cli.arguments import positive
+from vggt_ros.cli.arguments import count, positive
+from vggt_ros.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vggt_ros.sources.images import ImageFolderSource
+    from vggt_ros.sources.source import ImageSource
 
 T = TypeVar("T")
 
@@ -23,24 +24,29 @@ examples:
   photographs of one static scene, each a camera:
     vggt-ros bag from-images photos/ --out photos_bag --camera-per-image
 """
+_VIDEO_EXAMPLES = """\
+examples:
+  one video per camera, every second frame:
+    vggt-ros bag from-videos videos/ --out rig_bag --frame-step 2
+"""
 
 
 def add_parser(subparsers: Any) -> None:
     """Add `bag` and what it can do to the parser of `vggt-ros`."""
     parser = subparsers.add_parser("bag", help="make bags", description="Make rosbag2 bags.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    written = (
+        "as a rosbag2 bag with compressed images (/<camera>/image_raw/compressed), and, where "
+        "RIG.yaml or the calibration files know them, CameraInfo and /tf_static."
+    )
     images = actions.add_parser(
         "from-images",
         help="folders of images to a bag",
-        description="Write folders of images as a rosbag2 bag with compressed images "
-        "(/<camera>/image_raw/compressed), and, where RIG.yaml knows them, CameraInfo and "
-        "/tf_static. JPEG and PNG files go in byte for byte.",
+        description=f"Write folders of images {written} JPEG and PNG files go in byte for byte.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     images.add_argument("directory", metavar="DIR", type=Path, help="folder of images")
-    images.add_argument("--out", metavar="BAG", type=Path, required=True, help="the new bag")
-    images.add_argument("--rig", metavar="RIG.yaml", type=Path, help="calibration of the cameras")
     images.add_argument(
         "--fps", metavar="F", type=positive, default=10.0, help="sets per second (default: 10)"
     )
@@ -49,30 +55,82 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="each image of a flat folder is a camera of a static rig",
     )
-    images.add_argument(
-        "--storage", choices=("mcap", "sqlite3"), default="mcap", help="default: mcap"
+    videos = actions.add_parser(
+        "from-videos",
+        help="videos, one per camera, to a bag",
+        description=f"Write videos {written} Frames go in as JPEG.",
+        epilog=_VIDEO_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    images.add_argument("--overwrite", action="store_true", help="replace a bag that is there")
-    images.set_defaults(run=run)
+    videos.add_argument(
+        "directory",
+        metavar="DIR",
+        type=Path,
+        help="folder of videos (<camera>.mp4), folder of folders (<camera>/*.mp4), or one video",
+    )
+    videos.add_argument(
+        "--jpeg-quality", metavar="Q", type=count, default=95, help="1 to 100 (default: 95)"
+    )
+    for action in (images, videos):
+        action.add_argument("--out", metavar="BAG", type=Path, required=True, help="the new bag")
+        action.add_argument(
+            "--rig", metavar="RIG.yaml", type=Path, help="calibration of the cameras"
+        )
+        action.add_argument(
+            "--intrinsics", metavar="FILE", default="", help="K by camera: .npz, .json, .yaml"
+        )
+        action.add_argument(
+            "--poses", metavar="FILE", default="", help="camera to world: .npz, .json, .yaml"
+        )
+        action.add_argument(
+            "--views", metavar="A,B,...", default="", help="only these cameras, in this order"
+        )
+        action.add_argument(
+            "--frame-step", metavar="N", type=count, default=1, help="every N-th set"
+        )
+        action.add_argument(
+            "--storage", choices=("mcap", "sqlite3"), default="mcap", help="default: mcap"
+        )
+        action.add_argument("--overwrite", action="store_true", help="replace a bag that is there")
+        action.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the bag; returns the exit code.
 
     Raises:
-        VggtRosError: wrong folder, image, rig file or target.
+        VggtRosError: wrong folder, image, video, calibration or target.
     """
     from vggt_ros.rig import load_rig
-    from vggt_ros.sources.images import ImageFolderSource
+    from vggt_ros.sources.open_source import SourceOptions, open_source
 
-    rig = load_rig(args.rig) if args.rig else None
-    source = ImageFolderSource(args.directory, args.camera_per_image, rig, args.fps)
-    count = write_image_bag(
-        source, args.out, storage=args.storage, overwrite=args.overwrite, progress=True
+    kind = args.action.removeprefix("from-")
+    quality = getattr(args, "jpeg_quality", 95)
+    if quality > 100:
+        raise ConfigError(f"--jpeg-quality: expected 1 to 100, got {quality}")
+    options = SourceOptions(
+        images=args.directory if kind == "images" else "",
+        videos=args.directory if kind == "videos" else "",
+        camera_per_image=getattr(args, "camera_per_image", False),
+        fps=getattr(args, "fps", 10.0),
+        views=args.views,
+        frame_step=args.frame_step,
+        intrinsics=args.intrinsics,
+        poses=args.poses,
     )
+    source = open_source(kind, options, rig=load_rig(args.rig) if args.rig else None)
+    written = write_image_bag(
+        source,
+        args.out,
+        storage=args.storage,
+        overwrite=args.overwrite,
+        progress=True,
+        jpeg_quality=quality,
+    )
+    source.close()
     known = source.rig
     print(
-        f"{args.out}: {count} images, {len(source.cameras)} cameras, {len(source)} sets; "
+        f"{args.out}: {written} images, {len(known.names)} cameras, {source.set_count} sets; "
         f"{len(known.models)} with intrinsics, {len(known.poses)} with poses"
     )
     print(f"next: vggt-ros check {args.out}")
@@ -80,14 +138,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_image_bag(
-    source: ImageFolderSource,
+    source: ImageSource,
     path: Path,
     *,
     storage: str = "mcap",
     overwrite: bool = False,
     progress: bool = False,
+    jpeg_quality: int = 95,
 ) -> int:
-    """Write the sets of a folder as a bag and return the number of images.
+    """Write the sets of a folder or of videos as a bag and return the number of images.
 
     Topics: `/<camera>/image_raw/compressed`, `/<camera>/camera_info` for the cameras with
     intrinsics, `/tf_static` for those with poses.
@@ -99,7 +158,8 @@ def write_image_bag(
     """
     from vggt_ros.sources import messages
     from vggt_ros.sources.bag import BagWriter
-    from vggt_ros.sources.images import START_NS
+    from vggt_ros.sources.image_files import jpeg_of
+    from vggt_ros.sources.source import START_NS
 
     cameras = {camera.name: camera for camera in source.rig.cameras}
     count = 0
@@ -111,12 +171,12 @@ def write_image_bag(
         ]
         if transforms:
             bag.write("/tf_static", messages.tf_message(transforms, START_NS), START_NS)
-        for images in track(source, "images", len(source), enabled=progress):
+        for images in track(source, "sets", source.set_count, enabled=progress):
             for image in images:
                 camera = cameras[image.camera]
                 bag.write(
                     f"/{image.camera}/image_raw/compressed",
-                    messages.compressed_image_message(image),
+                    messages.compressed_image_message(jpeg_of(image, jpeg_quality)),
                     image.stamp_ns,
                 )
                 if camera.model is not None:
@@ -128,7 +188,9 @@ def write_image_bag(
     return count
 
 
-def track(items: Iterable[T], what: str, total: int, *, enabled: bool = True) -> Iterator[T]:
+def track(
+    items: Iterable[T], what: str, total: int | None, *, enabled: bool = True
+) -> Iterator[T]:
     """Pass `items` on, with a progress bar once it takes longer than two seconds."""
     from tqdm import tqdm
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from vggt_ros import __version__
 from vggt_ros.errors import VggtRosError
 
-_COMMANDS = ("demo", "bag", "check", "replay", "export", "evaluate", "engine", "doctor")
+_COMMANDS = ("demo", "bag", "convert", "check", "replay", "export", "evaluate", "engine", "doctor")
 
 _EXAMPLES = """\
 examples:
@@ -24,6 +24,7 @@ examples:
   vggt-ros export result --format glb,colmap       for other programs
   vggt-ros evaluate result --reference truth.json --align sim3
   vggt-ros engine list engines                     networks, checked on this machine
+  vggt-ros convert pku-cams pku_scene/cams --out configs
   vggt-ros doctor                                  what is installed, what is missing
 
 exit codes: 0 done; 1 it could not be done, one line says why; 2 wrong usage; 130 interrupted

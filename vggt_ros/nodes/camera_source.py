@@ -1,4 +1,7 @@
-"""Executable `camera_source`: image folders as cameras. See `camera_source_node.CameraSource`."""
+"""Executable `camera_source`: folders, videos and webcams as cameras.
+
+See `camera_source_node.CameraSource`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from vggt_ros.nodes import process
 
 
 def main(args: list[str] | None = None) -> None:
-    """Publish until the last image or Ctrl-C; exit code 2 for wrong parameters or folders."""
+    """Publish until the last image or Ctrl-C; exit code 2 for wrong parameters or sources."""
     stop = process.catch_signals()
     # After the signal handlers, for these imports take seconds.
     from vggt_ros.nodes.camera_source_node import CameraSource

@@ -1,1 +1,1 @@
-"""Where images come from when it is not a live topic: bags and folders."""
+"""Where images come from when it is not a live topic: bags, folders, videos and webcams."""

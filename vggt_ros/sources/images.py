@@ -4,57 +4,68 @@ from __future__ import annotations
 
 import logging
 import re
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vggt_ros.errors import ConfigError, SourceError, nearest
-from vggt_ros.pipeline.decode import decode_rgb, fit_model
+from vggt_ros.errors import ConfigError, SourceError
+from vggt_ros.geometry import Rigid3
+from vggt_ros.pipeline.decode import fit_model
 from vggt_ros.rig import Rig, RigCamera
-from vggt_ros.sources.messages import sniff_encoding
+from vggt_ros.sources.calibration_files import Calibration
+from vggt_ros.sources.cameras import FoundCamera, Views, match_rig, natural_key, ros_name, select
+from vggt_ros.sources.image_files import SUFFIXES, load_image
+from vggt_ros.sources.source import START_NS
 from vggt_ros.types import StampedImage
 
 _LOG = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-START_NS = 1_000_000_000
-"""Stamp of the first set: not 0, which ROS takes for "no time"."""
-_NO_PHOTOGRAPH = re.compile(r"(^|[._-])(depth|disparity|mask)([._-]|$)", re.IGNORECASE)
-_EXIF_ORIENTATION = 0x0112
-_JPEG_QUALITY = 95
-"""Of images that have to be turned upright; all others keep their bytes."""
+_NO_PHOTOGRAPH = re.compile(r"(^|[._-])(depths?|disparity|masks?|pha)([._-]|$)", re.IGNORECASE)
+_INNER_FOLDERS = ("images", "image", "rgb")
+"""Where data sets in the manner of PKU and MVSNet keep the images of a camera or a scene."""
+_CAMERA_FOLDERS = (*_INNER_FOLDERS, "per_view")
+"""Where they keep the folders of the cameras."""
 
 
 @dataclass(frozen=True)
-class _Camera:
-    name: str
-    keys: tuple[str, ...]
-    """What a rig file may call it: its name, its folder or file, with and without suffix."""
-    files: tuple[Path, ...]
+class ImageCamera(FoundCamera):
+    """The images of one camera, in natural order."""
+
+    files: tuple[Path, ...] = ()
+    folder: Path = Path()
 
 
 class ImageFolderSource:
     """Sets of images from a folder; the k-th images of all cameras are one set.
 
-    Layouts: one sub-folder per camera; or a flat folder, which is one camera, or with
+    Layouts: one sub-folder per camera (`<camera>/*.jpg` or `<camera>/images/*.jpg`; they may lie
+    in `images/` or `per_view/`); or a flat folder, which is one camera, `cam0`, or with
     `camera_per_image` as many cameras as images. Names are in natural order (`img_2` before
-    `img_10`). Depth and mask images (by their names) are left out.
+    `img_10`). Depth and mask images (by their names) are left out. Images are turned upright as
+    EXIF says.
 
     Args:
         directory: the folder.
         camera_per_image: each image of a flat folder is a camera of a static rig.
         rig: calibration; its cameras match by name or by `image` (folder or file), give the
             names and come first.
-        fps: sets per second.
+        fps: images per second of each camera.
+        views: which cameras.
+        frame_step: every so many-th image of each camera.
+        calibration: intrinsics and poses from files; they overrule the rig's.
 
     Raises:
-        SourceError: no folder, no images, both layouts at once, a camera of the rig that is not
-            there, or names that cannot be told apart.
-        ConfigError: `fps` is not positive.
+        SourceError: no folder, no images, both layouts at once, a camera of the rig or of
+            `views` that is not there, or names that cannot be told apart.
+        ConfigError: `fps` or `frame_step` is not positive.
+        CalibrationError: calibration of other cameras or images.
     """
+
+    is_live = False
 
     def __init__(
         self,
@@ -62,24 +73,29 @@ class ImageFolderSource:
         camera_per_image: bool = False,
         rig: Rig | None = None,
         fps: float = 10.0,
+        *,
+        views: Views | None = None,
+        frame_step: int = 1,
+        calibration: Calibration | None = None,
     ):
-        if not (np.isfinite(fps) and fps > 0):
-            raise ConfigError(f"fps: expected a number > 0, got {fps}")
+        check_rate(fps, frame_step)
         self.directory = Path(directory)
         self.fps = float(fps)
-        found = _find(self.directory, camera_per_image)
-        self._files: dict[str, tuple[Path, ...]] = {}
-        cameras = []
-        for camera, entry in _match(found, rig, self.directory):
-            self._files[entry.name] = camera.files
-            cameras.append(
-                replace(entry, frame_id=entry.frame_id or f"{entry.name}_optical_frame")
-            )
-        self.rig = Rig(tuple(cameras), rig.rig_frame if rig else "rig")
+        self.frame_step = frame_step
+        where = f"folder {self.directory}"
+        found = find_cameras(self.directory, camera_per_image)
+        pairs = select(match_rig(found, rig, where), views or Views(), where)
+        by_name = {camera.name: camera.files for camera in found}
+        self._files = {entry.name: by_name[camera.name] for camera, entry in pairs}
+        self.rig = Rig(tuple(entry for _, entry in pairs), rig.rig_frame if rig else "rig")
         """The cameras with their final names and frames, and what is known of them."""
-        self.set_count = max(len(files) for files in self._files.values())
+        self._calibration = calibration
+        self._keys = {entry.name: (*camera.keys, camera.name) for camera, entry in pairs}
+        if calibration is not None:
+            self.rig = calibration.applied_to(self.rig, self._keys, self.sizes)
         counts = {name: len(files) for name, files in self._files.items()}
-        if min(counts.values()) < self.set_count:
+        self.set_count = -(-max(counts.values()) // frame_step)
+        if min(counts.values()) < max(counts.values()):
             _LOG.warning(
                 "folder %s: cameras have different numbers of images (%s); the last sets lack "
                 "some cameras",
@@ -92,6 +108,16 @@ class ImageFolderSource:
         """Names in the order of views."""
         return self.rig.names
 
+    @property
+    def rate_hz(self) -> float:
+        """Sets per second."""
+        return self.fps / self.frame_step
+
+    @cached_property
+    def sizes(self) -> Mapping[str, tuple[int, int]]:
+        """(width, height) [px] of the first upright image of each camera."""
+        return {name: load_image(files[0])[2] for name, files in self._files.items()}
+
     def __len__(self) -> int:
         return self.set_count
 
@@ -101,7 +127,7 @@ class ImageFolderSource:
         Raises:
             SourceError: an image that is empty or cannot be decoded, by its name.
         """
-        for index in range(self.set_count):
+        for index in range(0, self.set_count * self.frame_step, self.frame_step):
             stamp = START_NS + round(index * 1e9 / self.fps)
             yield tuple(
                 self._load(camera, stamp, self._files[camera.name][index])
@@ -109,111 +135,58 @@ class ImageFolderSource:
                 if index < len(self._files[camera.name])
             )
 
+    def poses(self, stamp_ns: int) -> dict[str, Rigid3]:
+        """`world_from_camera` of the cameras with a known pose; see `ImageSource`."""
+        if self._calibration is None:
+            return self.rig.poses
+        return self._calibration.poses_of(self.rig, self._keys, frame_at(stamp_ns, self.fps))
+
+    def report(self) -> dict[str, Any]:
+        """Images per camera."""
+        return {
+            name: {"images": len(files), "used": -(-len(files) // self.frame_step)}
+            for name, files in self._files.items()
+        }
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def _load(self, camera: RigCamera, stamp_ns: int, path: Path) -> StampedImage:
-        data, encoding, size = load_image(path)
-        if camera.model is not None:
-            fit_model(camera.model, size, camera.name)
-        return StampedImage(camera.name, stamp_ns, data, encoding, camera.frame_id)
+        return load_checked(camera, stamp_ns, path)
 
 
-def load_image(path: Path) -> tuple[bytes, str, tuple[int, int]]:
-    """An upright image as JPEG or PNG: (bytes, "jpeg" or "png", (width, height)).
-
-    The bytes are those of the file, unless EXIF says that the camera was turned or the format
-    is another one; then they are compressed again.
+def load_checked(camera: RigCamera, stamp_ns: int, path: Path) -> StampedImage:
+    """One image of a camera, whose intrinsics must fit its aspect.
 
     Raises:
         SourceError: the file is empty, cannot be read or cannot be decoded.
+        CalibrationError: calibrated at another aspect.
     """
-    import cv2
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"image {path}: cannot be read: {error.strerror}") from error
-    if not data:
-        raise SourceError(f"image {path}: the file is empty")
-    encoding = sniff_encoding(data)
-    if encoding and exif_orientation(data) == 1:
-        try:
-            height, width = decode_rgb(StampedImage("", 0, data, encoding)).shape[:2]
-        except SourceError as error:
-            raise SourceError(f"image {path}: cannot be decoded; {error}") from error
-        return data, encoding, (width, height)
-    upright = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if upright is None:
-        raise SourceError(f"image {path}: cannot be decoded; expected {', '.join(SUFFIXES)}")
-    if encoding == "jpeg":
-        done, buffer = cv2.imencode(".jpg", upright, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    else:
-        encoding = "png"
-        done, buffer = cv2.imencode(".png", upright)
-    if not done:
-        raise SourceError(f"image {path}: cannot be compressed again")
-    return buffer.tobytes(), encoding, (upright.shape[1], upright.shape[0])
+    data, encoding, size = load_image(path)
+    if camera.model is not None:
+        fit_model(camera.model, size, camera.name)
+    return StampedImage(camera.name, stamp_ns, data, encoding, camera.frame_id)
 
 
-def exif_orientation(data: bytes) -> int:
-    """EXIF orientation 1 to 8 of a JPEG or PNG file; 1 (upright) where there is none.
+def check_rate(fps: float, frame_step: int) -> None:
+    """Both must be above zero.
 
-    Source: Exif 2.32, 4.6.4 (IFD0 tag 0x0112); PNG 1.2 extensions, chunk eXIf.
+    Raises:
+        ConfigError: they are not.
     """
-    try:
-        if data[:2] == b"\xff\xd8":
-            return _tiff_orientation(_jpeg_exif(data))
-        if data[:4] == b"\x89PNG":
-            return _tiff_orientation(_png_exif(data))
-    except (struct.error, IndexError):  # a damaged header says nothing
-        pass
-    return 1
+    if not (np.isfinite(fps) and fps > 0):
+        raise ConfigError(f"fps: expected a number > 0, got {fps}")
+    if frame_step < 1:
+        raise ConfigError(f"frame_step: expected a whole number > 0, got {frame_step}")
 
 
-def _jpeg_exif(data: bytes) -> bytes:
-    at = 2
-    while data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
-        (size,) = struct.unpack_from(">H", data, at + 2)
-        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return data[at + 10 : at + 2 + size]
-        at += 2 + size
-    return b""
+def frame_at(stamp_ns: int, fps: float) -> int:
+    """Number of the images of a folder that have this stamp."""
+    return max(0, round((stamp_ns - START_NS) * fps / 1e9))
 
 
-def _png_exif(data: bytes) -> bytes:
-    at = 8
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"eXIf":
-            return data[at + 8 : at + 8 + size]
-        at += 12 + size
-    return b""
-
-
-def _tiff_orientation(tiff: bytes) -> int:
-    if tiff[:2] not in (b"II", b"MM"):
-        return 1
-    order = "<" if tiff[:2] == b"II" else ">"
-    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-    (entries,) = struct.unpack_from(f"{order}H", tiff, start)
-    for k in range(entries):
-        tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * k)
-        if tag == _EXIF_ORIENTATION:
-            return int(value) if 1 <= value <= 8 else 1
-    return 1
-
-
-def ros_name(text: str) -> str:
-    """A valid ROS name: letters, digits and single underscores, a letter first."""
-    name = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9]", "_", text)).strip("_")
-    return name if name[:1].isalpha() else f"cam_{name}" if name else "camera"
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts numbers within names by their value."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p.lower()) for p in parts if p]
-
-
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Photographs of a folder in natural order."""
     files = []
     for file in folder.iterdir():
         if file.name.startswith(".") or file.suffix.lower() not in SUFFIXES or not file.is_file():
@@ -225,22 +198,22 @@ def _images(folder: Path) -> list[Path]:
     return sorted(files, key=lambda f: natural_key(f.name))
 
 
-def _find(directory: Path, camera_per_image: bool) -> list[_Camera]:
+def find_cameras(directory: Path, camera_per_image: bool = False) -> list[ImageCamera]:
+    """The cameras of a folder by its layout, in natural order; see `ImageFolderSource`.
+
+    Raises:
+        SourceError: no folder, no images, or two layouts at once.
+    """
     if not directory.is_dir():
         raise SourceError(f"folder {directory}: does not exist or is no folder")
     try:
-        flat = _images(directory)
-        inside = sorted(
-            (d for d in directory.iterdir() if d.is_dir() and not d.name.startswith((".", "__"))),
-            key=lambda d: natural_key(d.name),
-        )
-        nested = {d: files for d in inside if (files := _images(d))}
+        flat, nested = _flat_and_nested(directory)
     except OSError as error:
         raise SourceError(f"folder {directory}: cannot be read: {error.strerror}") from error
     if flat and nested:
         raise SourceError(
-            f"folder {directory}: has images and sub-folders with images; expected one or the "
-            f"other"
+            f"folder {directory}: has images ({flat[0].name}, ...) and sub-folders with images "
+            f"({next(iter(nested)).name}, ...); expected one or the other"
         )
     if not flat and not nested:
         raise SourceError(f"folder {directory}: no images ({', '.join(SUFFIXES)})")
@@ -250,55 +223,43 @@ def _find(directory: Path, camera_per_image: bool) -> list[_Camera]:
             f"flat folder"
         )
     if camera_per_image:
-        return [_Camera(ros_name(f.stem), (f.stem, f.name), (f,)) for f in flat]
+        return [ImageCamera(ros_name(f.stem), (f.stem, f.name), (f,)) for f in flat]
     if flat:
         name = directory.resolve().name
-        return [_Camera(ros_name(name), (name,), tuple(flat))]
-    return [_Camera(ros_name(d.name), (d.name,), tuple(files)) for d, files in nested.items()]
+        return [ImageCamera("cam0", (name,), tuple(flat), flat[0].parent)]
+    return [
+        ImageCamera(ros_name(d.name), (d.name,), tuple(files), files[0].parent)
+        for d, files in nested.items()
+    ]
 
 
-def _match(
-    found: list[_Camera], rig: Rig | None, directory: Path
-) -> list[tuple[_Camera, RigCamera]]:
-    names = [camera.name for camera in found]
-    for name in names:
-        if names.count(name) > 1:
-            same = [c.keys[-1] for c in found if c.name == name]
-            raise SourceError(
-                f"folder {directory}: {' and '.join(same)} would all be camera '{name}'; "
-                f"rename them"
-            )
-    if rig is None:
-        return [(camera, RigCamera(camera.name)) for camera in found]
-    by_key = {key: camera for camera in found for key in (camera.name, *camera.keys)}
-    matched: dict[str, tuple[_Camera, RigCamera]] = {}
-    for entry in rig.cameras:
-        image = entry.image.rstrip("/").rsplit("/", 1)[-1]
-        key = image if image in by_key else entry.name
-        if key not in by_key:
-            raise SourceError(
-                f"folder {directory}: nothing for camera '{entry.name}' of the rig"
-                f"{nearest(image or entry.name, by_key)}; it has {', '.join(names)}"
-            )
-        camera = by_key[key]
-        if camera.name in matched:
-            other = matched[camera.name][1].name
-            raise SourceError(
-                f"folder {directory}: cameras '{other}' and '{entry.name}' of the rig are both "
-                f"{camera.keys[-1]}"
-            )
-        # A key like "0000" is a fine match, but no name for a topic.
-        matched[camera.name] = (camera, replace(entry, name=ros_name(entry.name)))
-    rest = [camera for camera in found if camera.name not in matched]
-    if rest:
-        _LOG.warning(
-            "folder %s: the rig does not know %s; they have no calibration",
-            directory,
-            ", ".join(camera.name for camera in rest),
-        )
-    pairs = [*matched.values(), *((camera, RigCamera(camera.name)) for camera in rest)]
-    final = [entry.name for _, entry in pairs]
-    for name in final:
-        if final.count(name) > 1:
-            raise SourceError(f"folder {directory}: two cameras would be named '{name}'")
-    return pairs
+def _flat_and_nested(directory: Path) -> tuple[list[Path], dict[Path, list[Path]]]:
+    flat = image_files(directory)
+    nested = {d: files for d in _sub_folders(directory) if (files := _images_of_camera(d))}
+    if flat:
+        return flat, nested
+    containers = [d for d in _sub_folders(directory) if d.name.lower() in _CAMERA_FOLDERS]
+    if len(containers) == 1 and set(nested) <= set(containers):
+        return _flat_and_nested(containers[0])
+    return flat, nested
+
+
+def _images_of_camera(folder: Path) -> list[Path]:
+    files = image_files(folder)
+    if files:
+        return files
+    inner = [d for d in _sub_folders(folder) if d.name.lower() in _INNER_FOLDERS]
+    return image_files(inner[0]) if len(inner) == 1 else []
+
+
+def _sub_folders(directory: Path) -> list[Path]:
+    return sorted(
+        (
+            d
+            for d in directory.iterdir()
+            if d.is_dir()
+            and not d.name.startswith((".", "__"))
+            and not _NO_PHOTOGRAPH.search(d.name)
+        ),
+        key=lambda d: natural_key(d.name),
+    )

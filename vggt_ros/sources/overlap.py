@@ -29,6 +29,8 @@ class Features:
 
     points: NDArray[np.float32]
     descriptors: NDArray[np.float32]
+    scale: float = 1.0
+    """Width of the image in which `points` are, by that of the image given."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,10 @@ def find_features(rgb: Image) -> Features:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     points, descriptors = cv2.SIFT.create(_MAX_FEATURES).detectAndCompute(grey, None)
     if descriptors is None:
-        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32))
+        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32), scale)
     root = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
-    return Features(np.array([p.pt for p in points], np.float32), root.astype(np.float32))
+    positions = np.array([p.pt for p in points], np.float32)
+    return Features(positions, root.astype(np.float32), scale)
 
 
 def measure_overlap(first: Features, second: Features) -> PairOverlap:
@@ -80,7 +83,7 @@ def measure_overlap(first: Features, second: Features) -> PairOverlap:
     import cv2
 
     least = min(len(first.points), len(second.points))
-    pairs = _match(first.descriptors, second.descriptors)
+    pairs = match_features(first.descriptors, second.descriptors)
     if len(pairs) < 8:  # a fundamental matrix needs eight
         return PairOverlap(len(pairs), 0, 0.0, False)
     a, b = first.points[pairs[:, 0]], second.points[pairs[:, 1]]
@@ -97,7 +100,7 @@ def measure_overlap(first: Features, second: Features) -> PairOverlap:
     return PairOverlap(len(pairs), verified, share, bool(homography > 0.9 * verified > 0))
 
 
-def _match(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.int64]:
+def match_features(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.int64]:
     """(M, 2) indices of mutual best matches that pass the ratio test."""
     if len(first) < 2 or len(second) < 2:
         return np.zeros((0, 2), np.int64)
