@@ -31,7 +31,7 @@ from vggt_ros.mapping.surfels import (
     shrink,
 )
 
-MISS_LOG_ODDS = 0.7
+MISS_LOG_ODDS = 1.8
 """What one look through a surfel takes off, times the confidence of the pixel (p = 1/3)."""
 
 HIT_LOG_ODDS = 0.85
@@ -44,7 +44,7 @@ it stood."""
 DUPLICATE_VOXELS = 0.7
 """Two surfels of one surface that one pixel sees at this lateral distance or less are one."""
 
-MATURE_HITS = 32
+MATURE_HITS = 16
 MATURE_TURNS = 8
 """Surfels seen this often hardly change any more; a chunk of them is refined every eighth time
 only, drawn by the hash of its number and the view's, so that all cameras come round."""
@@ -80,8 +80,9 @@ def _miss(position, data, table, row, confidence):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def observe(
-    position, data, bounds, mature, table, rows, chunks, rotation, translation, intrinsics,
-    confidence, rgb, planes, limits, voxel, max_depth, least_cosine, view, most_removed,
+    position, data, bounds, mature, changed, table, rows, chunks, rotation, translation,
+    intrinsics, confidence, rgb, planes, limits, marks, voxel, max_depth, least_cosine, view,
+    most_removed,
 ):  # fmt: skip
     """Compare the surfels in view with a depth map.
 
@@ -94,7 +95,7 @@ def observe(
         rotation, translation: `camera_from_map`, float32.
         confidence, rgb: (H, W), (H, W, 3) of the depth map.
         planes: from `tile_planes`.
-        limits: from `depth_limits`.
+        limits, marks: from `depth_limits`; SETTLED is added to the marks.
         max_depth, least_cosine: farther or flatter pixels refine nothing.
         view: number of the depth map.
         most_removed: surfels that may be entered under another voxel, each of which leaves a
@@ -110,7 +111,7 @@ def observe(
     uv = np.empty((2, CHUNK), np.float32)
     zs = np.empty(CHUNK, np.float32)
     pixel = np.empty(CHUNK, np.int32)
-    owned = refined = killed = merged = moved = 0
+    refined = killed = merged = moved = 0
     fx, fy, cx, cy = intrinsics
     inverse_fx, inverse_fy = np.float32(1) / fx, np.float32(1) / fy
     half, inverse_voxel = np.float32(0.5), np.float32(1) / np.float32(voxel)
@@ -133,9 +134,12 @@ def observe(
                     continue
                 if z < limits[at, FREE]:
                     killed += _miss(position, data, table, start + i, flat_confidence[at])
-                elif z > limits[at, LOW] and z < limits[at, HIGH] and owner[at] == NOBODY:
-                    owner[at] = start + i
-                    owned += 1
+                    changed[chunk] = view
+                    continue
+                # Always written: whether it agrees cannot be predicted.
+                agrees = (z > limits[at, LOW]) & (z < limits[at, HIGH])
+                owner[at] = np.int32(start + i) if agrees else owner[at]
+                marks[at] |= np.uint8(agrees)
             continue
         least_hits = MOST_HITS
         has_seen = False
@@ -151,6 +155,7 @@ def observe(
             c = flat_confidence[at]
             if z < limits[at, FREE]:
                 killed += _miss(position, data, table, row, c)
+                changed[chunk] = view
                 continue
             if not (z > limits[at, LOW] and z < limits[at, HIGH]):
                 continue
@@ -166,8 +171,10 @@ def observe(
             if s.nx * nx + s.ny * ny + s.nz * nz <= 0:
                 continue
             confirm(position, data, row, c, view)
+            changed[chunk] = view
             has_seen = True
             least_hits = min(least_hits, np.int64(s.hits))
+            marks[at] |= np.uint8(s.hits >= MATURE_HITS)
             if d <= max_depth and cosine >= least_cosine:
                 refined += 1
                 # The surfel is not where the pixel's centre is: follow the plane to there.
@@ -194,15 +201,15 @@ def observe(
                     row, change = rekey(position, data, bounds, table, row, key)
                     moved += change == MOVED
                     merged += change == MERGED
+                    changed[row // CHUNK] = view
                 if data[row].hits in GRADUATION_HITS:
                     row, gone = merge_layers(
-                        position, data, table, row, nx, ny, nz, reach_cells(d, inverse_voxel),
-                        near, inverse_voxel,
+                        position, data, changed, table, row, nx, ny, nz,
+                        reach_cells(d, inverse_voxel), near, inverse_voxel, view,
                     )  # fmt: skip
                     merged += gone
             other = np.int64(owner[at])
             if other == NOBODY or not data[other].flags & ALIVE:
-                owned += other == NOBODY
                 owner[at] = row
                 continue
             if other == row:
@@ -219,7 +226,11 @@ def observe(
                 heavy, light = (row, other) if is_heavier else (other, row)
                 absorb(position, data, heavy, light)
                 kill(position, data, table, light)
+                changed[other // CHUNK] = view
                 merged += 1
         if has_seen:
             mature[chunk] = least_hits >= MATURE_HITS
+    owned = 0
+    for at in range(owner.size):
+        owned += owner[at] != NOBODY
     return owner, owned, refined, killed, merged, moved
