@@ -63,9 +63,10 @@ def load_graph(path: str | Path) -> ir.Model:
     """Read a graph; its external weights stay in their file until somebody asks for them.
 
     Raises:
-        EngineError: no file, or not an ONNX graph.
+        EngineError: no file, not an ONNX graph, or its weights are missing or too short.
     """
     proto = load_proto(path)
+    _data_files(proto, Path(path))
     import onnx_ir as ir
 
     from vggt_ros.engine.opset import DEFAULT_OPSET
@@ -120,6 +121,27 @@ def save_graph(model: ir.Model, path: str | Path) -> None:
 
 
 @contextlib.contextmanager
+def working_folder(parent: str | Path) -> Iterator[Path]:
+    """Yield a folder inside `parent`, so that files in it can be moved and linked; then remove it.
+
+    Raises:
+        ExportError: `parent` cannot be made or written.
+    """
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".vggt_ros.", dir=parent))
+    except OSError as error:
+        raise ExportError(
+            f"cannot write into {parent}: {error.strerror or error}; give another folder, or copy "
+            "the graph to one that can be written"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def atomic_model(path: str | Path) -> Iterator[Path]:
     """Yield a path in a temporary folder; graph and data move to `path` when the block succeeds.
 
@@ -133,32 +155,25 @@ def atomic_model(path: str | Path) -> Iterator[Path]:
     data = Path(f"{target}{DATA_SUFFIX}")
     if target.is_dir():
         raise ExportError(f"cannot write {target}: it is a folder; give the name of a file")
-    folder: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.stem[:64]}.", dir=target.parent))
+    with working_folder(target.parent) as folder:
         temporary = folder / target.name
-        yield temporary
-        new_data = Path(f"{temporary}{DATA_SUFFIX}")
-        unknown = sorted(f.name for f in folder.iterdir() if f not in (temporary, new_data))
-        if unknown:
-            raise ExportError(f"cannot write {target}: unexpected files {', '.join(unknown)}")
-        for file in (new_data, temporary):
-            if file.exists():
-                _sync(file)
-        if new_data.exists() or data.exists():
-            target.unlink(missing_ok=True)
-            data.unlink(missing_ok=True)
-        if new_data.exists():
-            os.replace(new_data, data)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write {target}: {error.strerror or error}; free space or give another folder"
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield temporary
+            new_data = Path(f"{temporary}{DATA_SUFFIX}")
+            for file in (new_data, temporary):
+                if file.exists():
+                    _sync(file)
+            if new_data.exists() or data.exists():
+                target.unlink(missing_ok=True)
+                data.unlink(missing_ok=True)
+            if new_data.exists():
+                os.replace(new_data, data)
+            os.replace(temporary, target)
+        except OSError as error:
+            raise ExportError(
+                f"cannot write {target}: {error.strerror or error}; free space or give another "
+                "folder"
+            ) from error
 
 
 def _sync(path: Path) -> None:
@@ -175,8 +190,10 @@ def data_files(path: str | Path) -> list[Path]:
     Raises:
         EngineError: a place outside of the graph's folder, or a file that is missing or too short.
     """
-    path = require_file(path)
-    model = load_proto(path)
+    return _data_files(load_proto(path), Path(path))
+
+
+def _data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     import onnx
 
     ends: dict[Path, int] = {}

@@ -8,10 +8,10 @@ ends it; what was finished before is complete on the disk, and nothing else is t
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ from vggt_ros.engine.model_files import (
     opset_of,
     sha256_of_model,
     size_of_model,
+    working_folder,
 )
 from vggt_ros.engine.opset import repair_opset
 from vggt_ros.engine.parity import Parity, compare
@@ -312,6 +313,8 @@ class _Maker:
     def _parity(self, precision: str, out: Path) -> tuple[dict[str, Parity] | None, str]:
         if self.images is None:
             return None, "not measured, as asked"
+        if importlib.util.find_spec("onnxruntime") is None:
+            return None, "not measured: onnxruntime is not installed"
         needed, available = estimate_run_memory(self.graph), available_memory()
         if needed > available:
             return None, (
@@ -325,8 +328,8 @@ class _Maker:
             got, how = self.reference, "float32 is the reference"
         elif precision == "bf16":
             # ONNX Runtime has no bfloat16 on CPUs
-            with tempfile.TemporaryDirectory(prefix=".parity.", dir=self.folder) as folder:
-                simulated = Path(folder) / "simulated.onnx"
+            with working_folder(self.folder) as folder:
+                simulated = folder / "simulated.onnx"
                 cast_precision(self.graph, simulated, precision, simulate=True)
                 got, how = OnnxSession(simulated).run(feeds), "rounded after every operator"
         else:
