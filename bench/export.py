@@ -14,13 +14,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.figures import Figure, at_most
+from bench.figures import Figure, at_most, shared_data
 
 GIB = 2**30
 
 
 def figures() -> list[Figure]:
     found: list[Figure] = []
+    data = shared_data()
+    if data is None:
+        print("export: no reference images; the tiny network is left out")
+    else:
+        found += _tiny(data)
     with tempfile.TemporaryDirectory(prefix="bench_export.") as folder:
         full = _child("full", folder)
         found += [
@@ -51,6 +56,33 @@ def figures() -> list[Figure]:
                     for name, value in one["parity"].items()
                 ),
             ]  # fmt: skip
+    return found
+
+
+def _tiny(data: Path) -> list[Figure]:
+    """Every precision of the tiny network, calibrated and judged on different photographs."""
+    from vggt_ros.engine.calibration import open_calibration
+    from vggt_ros.engine.export_vggt import VggtExport, export_vggt
+    from vggt_ros.engine.parity import compare
+    from vggt_ros.engine.quantise_int8 import QuantiseOptions, quantise
+    from vggt_ros.engine.run_onnx import OnnxSession
+
+    found = []
+    shape = (4, 3, 98, 126)
+    with tempfile.TemporaryDirectory(prefix="bench_export.") as folder:
+        options = VggtExport(4, *shape[2:], random_weights=True, tiny=True)
+        source = export_vggt(None, Path(folder), options).path
+        calibration = open_calibration(data / "indoor_sequence" / "*color.jpg", shape, 12)
+        judged = {"images": next(iter(open_calibration(data / "fountain_p11", shape, 1)))}
+        reference = OnnxSession(source).run(judged)
+        for precision, rest in (("int8", "fp32"), ("int8", "fp16"), ("fp8", "fp16")):
+            out = Path(folder) / "q.onnx"
+            quantise(source, out, precision, calibration, QuantiseOptions(rest=rest))
+            got = OnnxSession(out, optimise=precision == "int8").run(judged)
+            parity = compare(reference, got)
+            name = f"tiny VGGT, {precision}, rest {rest}: depth, median error"
+            pose = f"pose {parity['pose_enc'].rel_l2:.2g} (l2)"
+            found.append(at_most(name, 100 * parity["depth"].median_rel, "%", 3.0, pose))
     return found
 
 

@@ -126,6 +126,12 @@ def test_parity_that_does_not_fit_is_said_with_the_figure(exported, tmp_path, mo
     assert "about 30 GiB" in report.precisions[0].parity_note
 
 
+def test_parity_without_onnxruntime_is_left_out_and_said(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.importlib.util, "find_spec", lambda name: None)
+    report = run_pipeline(tmp_path, PipelineOptions(("fp16",), False), onnx_in=exported.path)
+    assert "onnxruntime is not installed" in report.precisions[0].parity_note
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

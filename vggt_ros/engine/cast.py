@@ -7,7 +7,7 @@ What else stays, and what was measured: docs/decisions/0006-export.md.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,7 @@ def cast_precision(
     *,
     keep: Iterable[str] | None = None,
     simulate: bool = False,
+    facts: Mapping[str, object] | None = None,
 ) -> CastReport:
     """Write a graph that computes in half precision.
 
@@ -90,6 +91,7 @@ def cast_precision(
         keep: beginnings of the names of nodes that stay in float32 too; None takes `KEEP`.
         simulate: round to the precision, but compute and store in float32: to measure bf16 where
             no runtime has it.
+        facts: for the graph's metadata, over "precision_requested" and "precision_effective".
 
     Raises:
         EngineError: another precision, no such file, or loops and branches in the graph.
@@ -104,7 +106,8 @@ def cast_precision(
     infer_types(model)
     cast = _Cast(model, precision, KEEP[precision] if keep is None else tuple(keep), simulate)
     report = cast.run(Path(out), opset)
-    describe(model, {"precision_requested": precision, "precision_effective": precision})
+    told = {"precision_requested": precision, "precision_effective": precision}
+    describe(model, {**told, **(facts or {})})
     save_graph(model, out)
     _logger.info(
         "%s: %d nodes in %s, %d in fp32, %d casts",

@@ -106,7 +106,7 @@ def export_depth_anything(
     if kind is not None:
         facts["depth_kind"] = getattr(kind, "value", kind)
     if hasattr(network, "licence"):
-        facts["licence"] = network.licence
+        facts["licence"] = str(network.licence)
     # an example of one image would make the exporter take the batch for the constant 1
     example = torch.zeros(options.batch or 2, 3, options.height, options.width)
     graph = export_module(

@@ -58,7 +58,7 @@ class VggtExport:
     seed: int = 0
     """Of the random weights."""
     tiny: bool = False
-    """With random weights: a network of 1.5 million parameters."""
+    """With random weights: `VggtConfig.tiny`, 1.5 million parameters."""
 
     @property
     def stem(self) -> Stem:

@@ -63,25 +63,43 @@ def load_graph(path: str | Path) -> ir.Model:
     """Read a graph; its external weights stay in their file until somebody asks for them.
 
     Raises:
-        EngineError: no file, or not an ONNX graph.
+        EngineError: no file, not an ONNX graph, or its weights are missing or too short.
     """
-    path = require_file(path)
-    import_onnx_ir()
+    proto = load_proto(path)
+    _data_files(proto, Path(path))
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError
 
     from vggt_ros.engine.opset import DEFAULT_OPSET
 
     try:
-        model = ir.load(path)
-    except (DecodeError, ValueError, OSError, KeyError) as error:
+        model = ir.from_proto(proto)
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path}: not a readable ONNX graph ({error})") from error
+    ir.external_data.set_base_dir(model.graph, Path(path).resolve().parent)
+    if "" not in model.graph.opset_imports:
+        model.graph.opset_imports[""] = DEFAULT_OPSET
+    return model
+
+
+def load_proto(path: str | Path) -> onnx.ModelProto:
+    """Read a graph as protobuf, without its external weights: fast, for looking at.
+
+    Raises:
+        EngineError: no file, or not an ONNX graph.
+    """
+    path = require_file(path)
+    import_onnx_ir()
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
         raise EngineError(
             f"{path}: expected an ONNX graph, got something else ({error})"
         ) from error
-    if not model.graph.inputs and not len(model.graph):
+    if not model.graph.input and not model.graph.node:
         raise EngineError(f"{path}: expected an ONNX graph, got an empty one")
-    if "" not in model.graph.opset_imports:
-        model.graph.opset_imports[""] = DEFAULT_OPSET
     return model
 
 
@@ -103,6 +121,27 @@ def save_graph(model: ir.Model, path: str | Path) -> None:
 
 
 @contextlib.contextmanager
+def working_folder(parent: str | Path) -> Iterator[Path]:
+    """Yield a folder inside `parent`, so that files in it can be moved and linked; then remove it.
+
+    Raises:
+        ExportError: `parent` cannot be made or written.
+    """
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".vggt_ros.", dir=parent))
+    except OSError as error:
+        raise ExportError(
+            f"cannot write into {parent}: {error.strerror or error}; give another folder, or copy "
+            "the graph to one that can be written"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def atomic_model(path: str | Path) -> Iterator[Path]:
     """Yield a path in a temporary folder; graph and data move to `path` when the block succeeds.
 
@@ -116,32 +155,25 @@ def atomic_model(path: str | Path) -> Iterator[Path]:
     data = Path(f"{target}{DATA_SUFFIX}")
     if target.is_dir():
         raise ExportError(f"cannot write {target}: it is a folder; give the name of a file")
-    folder: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.stem[:64]}.", dir=target.parent))
+    with working_folder(target.parent) as folder:
         temporary = folder / target.name
-        yield temporary
-        new_data = Path(f"{temporary}{DATA_SUFFIX}")
-        unknown = sorted(f.name for f in folder.iterdir() if f not in (temporary, new_data))
-        if unknown:
-            raise ExportError(f"cannot write {target}: unexpected files {', '.join(unknown)}")
-        for file in (new_data, temporary):
-            if file.exists():
-                _sync(file)
-        if new_data.exists() or data.exists():
-            target.unlink(missing_ok=True)
-            data.unlink(missing_ok=True)
-        if new_data.exists():
-            os.replace(new_data, data)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write {target}: {error.strerror or error}; free space or give another folder"
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield temporary
+            new_data = Path(f"{temporary}{DATA_SUFFIX}")
+            for file in (new_data, temporary):
+                if file.exists():
+                    _sync(file)
+            if new_data.exists() or data.exists():
+                target.unlink(missing_ok=True)
+                data.unlink(missing_ok=True)
+            if new_data.exists():
+                os.replace(new_data, data)
+            os.replace(temporary, target)
+        except OSError as error:
+            raise ExportError(
+                f"cannot write {target}: {error.strerror or error}; free space or give another "
+                "folder"
+            ) from error
 
 
 def _sync(path: Path) -> None:
@@ -158,10 +190,12 @@ def data_files(path: str | Path) -> list[Path]:
     Raises:
         EngineError: a place outside of the graph's folder, or a file that is missing or too short.
     """
-    path = require_file(path)
+    return _data_files(load_proto(path), Path(path))
+
+
+def _data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
     ends: dict[Path, int] = {}
     for tensor in _tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -234,11 +268,28 @@ def describe(model: ir.Model, facts: Mapping[str, object]) -> None:
         model.metadata_props[_KEY + key] = str(value)
 
 
+def opset_of(path: str | Path) -> int:
+    """Version of the operators of a graph; 0 where it does not say."""
+    model = load_proto(path)
+    return next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
+
+
+def inputs_of(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each input by its name; -1: free."""
+    graph = load_proto(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return {
+        i.name: tuple(
+            d.dim_value if d.HasField("dim_value") else -1 for d in i.type.tensor_type.shape.dim
+        )
+        for i in graph.input
+        if i.name not in weights
+    }
+
+
 def facts_of(path: str | Path) -> dict[str, str]:
     """What `describe` wrote; empty for graphs of others."""
-    import onnx
-
-    model = onnx.load(require_file(path), load_external_data=False)
+    model = load_proto(path)
     return {
         entry.key.removeprefix(_KEY): entry.value
         for entry in model.metadata_props

@@ -80,11 +80,9 @@ def repair_opset(onnx_in: str | Path, onnx_out: str | Path, opset: int = DEFAULT
     Returns:
         Whether `onnx_out` was written; False where nothing was missing.
     """
-    import onnx
+    from vggt_ros.engine.model_files import load_graph, load_proto, save_graph
 
-    from vggt_ros.engine.model_files import load_graph, require_file, save_graph
-
-    proto = onnx.load(require_file(onnx_in), load_external_data=False)
+    proto = load_proto(onnx_in)
     if any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
         return False
     _logger.warning("%s: no opset_import; taken to be %d", onnx_in, opset)

@@ -8,10 +8,10 @@ ends it; what was finished before is complete on the disk, and nothing else is t
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,9 +35,11 @@ from vggt_ros.engine.export_vggt import INPUT, VggtExport, export_vggt
 from vggt_ros.engine.memory import GIB, available_memory
 from vggt_ros.engine.model_files import (
     facts_of,
-    load_graph,
+    inputs_of,
+    opset_of,
     sha256_of_model,
     size_of_model,
+    working_folder,
 )
 from vggt_ros.engine.opset import repair_opset
 from vggt_ros.engine.parity import Parity, compare
@@ -45,7 +47,7 @@ from vggt_ros.engine.quantise_int8 import QuantiseOptions, quantise
 from vggt_ros.engine.run_onnx import OnnxSession, estimate_run_memory
 from vggt_ros.engine.sequence_removal import remove_sequences
 from vggt_ros.engine.simplify import simplify
-from vggt_ros.engine.torch_export import ExportReport, shapes_of
+from vggt_ros.engine.torch_export import ExportReport
 from vggt_ros.errors import EngineError
 from vggt_ros.export.files import write_json
 from vggt_ros.types import Float32
@@ -203,7 +205,7 @@ def _calibration(
 
 
 def _input_shape(path: Path) -> tuple[int, int, int, int]:
-    shapes = shapes_of(load_graph(path).graph.inputs)
+    shapes = inputs_of(path)
     shape = next(iter(shapes.values()), ())
     if len(shapes) != 1 or len(shape) != 4 or shape[1] != 3:
         raise EngineError(
@@ -232,7 +234,7 @@ class _Maker:
         self.options = options
         self.calibration = calibration
         self.facts = facts_of(graph)
-        self.input_name = next(iter(shapes_of(load_graph(graph).graph.inputs)), INPUT)
+        self.input_name = next(iter(inputs_of(graph)), INPUT)
         self.ranges: Mapping[str, float] | None = None
         self.reference: dict[str, Float32] | None = None
         self.images: Float32 | None = None
@@ -257,7 +259,7 @@ class _Maker:
             path=out,
             sha256=sha256_of_model(out),
             size_bytes=size_of_model(out),
-            opset=load_graph(out).graph.opset_imports[""],
+            opset=opset_of(out),
             precision_requested=precision,
             precision_effective=precision,
             quant_mode_requested=self.facts.get("quant_mode_requested", "none"),
@@ -311,6 +313,8 @@ class _Maker:
     def _parity(self, precision: str, out: Path) -> tuple[dict[str, Parity] | None, str]:
         if self.images is None:
             return None, "not measured, as asked"
+        if importlib.util.find_spec("onnxruntime") is None:
+            return None, "not measured: onnxruntime is not installed"
         needed, available = estimate_run_memory(self.graph), available_memory()
         if needed > available:
             return None, (
@@ -324,8 +328,8 @@ class _Maker:
             got, how = self.reference, "float32 is the reference"
         elif precision == "bf16":
             # ONNX Runtime has no bfloat16 on CPUs
-            with tempfile.TemporaryDirectory(prefix=".parity.", dir=self.folder) as folder:
-                simulated = Path(folder) / "simulated.onnx"
+            with working_folder(self.folder) as folder:
+                simulated = folder / "simulated.onnx"
                 cast_precision(self.graph, simulated, precision, simulate=True)
                 got, how = OnnxSession(simulated).run(feeds), "rounded after every operator"
         else:

@@ -8,7 +8,6 @@ on calibration images. The weights are stored in eight bits.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vggt_ros.engine.codebooks import quantise_int8
-from vggt_ros.engine.model_files import describe, load_graph, release, save_graph
+from vggt_ros.engine.model_files import describe, load_graph, release, save_graph, working_folder
 from vggt_ros.engine.opset import raise_opset
 from vggt_ros.engine.run_onnx import OnnxSession
 from vggt_ros.errors import EngineError
@@ -113,14 +112,15 @@ def find_ranges(
         model.graph.outputs.append(largest.outputs[0])
     ranges = dict.fromkeys(wanted, 0.0)
     # in the folder of the graph: the data file beside it is referred to by its name
-    with tempfile.TemporaryDirectory(prefix=".calibration.", dir=Path(path).parent) as folder:
-        augmented = Path(folder) / "augmented.onnx"
+    with working_folder(Path(path).parent) as folder:
+        augmented = folder / "augmented.onnx"
         _save_beside(model, Path(path), augmented)
         session = OnnxSession(augmented)
         for count, batch in enumerate(batches, start=1):
             found = session.run({input_name: batch})
             for name in wanted:
-                ranges[name] = max(ranges[name], float(found[name + _RANGE]))
+                # unlike max(), this keeps NaN
+                ranges[name] = float(np.maximum(ranges[name], found[name + _RANGE]))
             _logger.debug("calibration: batch %d", count)
     bad = [name for name, value in ranges.items() if not np.isfinite(value)]
     if bad:

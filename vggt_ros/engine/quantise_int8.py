@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggt_ros.engine.cast import cast_precision
-from vggt_ros.engine.model_files import describe, load_graph, save_graph
+from vggt_ros.engine.model_files import working_folder
 from vggt_ros.engine.qdq import QdqReport, quantise_graph
 from vggt_ros.errors import EngineError
 
@@ -98,17 +97,13 @@ def quantise(
     parts: Sequence[str] = options.left_out
     if options.rest == "fp32":
         return quantise_graph(onnx_in, out, precision, calibration, parts, ranges)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".quantise.", dir=out.parent) as folder:
-        first = Path(folder) / "quantised.onnx"
+    with working_folder(out.parent) as folder:
+        first = folder / "quantised.onnx"
         report = quantise_graph(onnx_in, first, precision, calibration, parts, ranges)
-        second = Path(folder) / "cast.onnx"
-        cast = cast_precision(first, second, options.rest)
-        model = load_graph(second)
-        describe(
-            model,
-            {"precision_requested": precision, "precision_effective": precision,
-             "rest": options.rest},
-        )  # fmt: skip
-        save_graph(model, out)
+        facts = {
+            "precision_requested": precision,
+            "precision_effective": precision,
+            "rest": options.rest,
+        }
+        cast = cast_precision(first, out, options.rest, facts=facts)
     return dataclasses.replace(report, path=out, opset=cast.opset)

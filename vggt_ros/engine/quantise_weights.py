@@ -150,7 +150,8 @@ def _modelopt(mode: str, device: str) -> Callable[[Float32], Float32]:
         mtq.quantize(holder, copy.deepcopy(configs[mode]), forward_loop=None)
         mtq.disable_quantizer(holder, "*input_quantizer")
         mtq.fold_weight(holder)
-        found: Float32 = holder[0].weight.detach().float().cpu().numpy()
+        folded = next(v for k, v in holder.state_dict().items() if k.endswith("weight"))
+        found: Float32 = folded.float().cpu().numpy()
         return found
 
     return quantise
