@@ -18,15 +18,12 @@ SECTIONS = {
     "demo": "The demo over DDS",
     "map_kernels": "Kernels beside their peers",
     "map_accuracy": "Map and alignment on recorded depth",
-<<<<<<< HEAD
     "alignment": "What bounds the alignment",
     "inference": "Networks in the runtimes of a CPU",
     "gpu_vggt": "Networks on a GPU",
     "export_formats": "Writing files beside the usual libraries",
     "video_decode": "Video decoding",
-=======
     "map_limits": "Map: what moves, memory, growth",
->>>>>>> map
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 
