@@ -73,12 +73,12 @@ class NodeProcess:
     def interrupt(self, number=signal.SIGINT):
         os.killpg(self.popen.pid, number)
 
-    def wait(self, timeout_s=20.0):
+    def wait(self, timeout_s=40.0):
         code = self.popen.wait(timeout_s)
         self._reader.join(5.0)
         return code
 
-    def wait_for(self, text, timeout_s=20.0):
+    def wait_for(self, text, timeout_s=60.0):
         limit = time.monotonic() + timeout_s
         while text not in self.output:
             assert self.popen.poll() is None, f"ended before '{text}':\n{self.output}"
@@ -183,7 +183,7 @@ def observer(domain, ros_environment):
     watching.close()
 
 
-def wait_until(condition, timeout_s=20.0, what="condition"):
+def wait_until(condition, timeout_s=60.0, what="condition"):
     limit = time.monotonic() + timeout_s
     while not condition():
         said = what() if callable(what) else what

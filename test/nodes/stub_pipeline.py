@@ -2,7 +2,7 @@
 
 Run as a program it is the mapper with this pipeline in it. `VGGT_ROS_STUB` may hold words:
 `fail` (every bootstrap fails), `slow` (each step takes half a second), `no_prepare` (configure
-fails), `slow_prepare` (configure takes five seconds).
+fails), `slow_prepare` (configure takes half a minute).
 """
 
 import enum
@@ -78,7 +78,7 @@ class StubPipeline:
         if "no_prepare" in self.words:
             raise EngineError("the stub was asked not to prepare")
         if "slow_prepare" in self.words:
-            time.sleep(5.0)
+            time.sleep(30.0)
 
     def load_calibration(self):
         pass
