@@ -276,7 +276,7 @@ class PlaneSweepConfig:
         0.0, "farthest plane; 0: from the bootstrap points", unit="map units", low=0.0
     )
     max_outlier_chance: float = parameter(
-        0.25,
+        0.27,
         "pixels become holes whose chance of being off by more than 25 % of the depth is higher",
         low=0.0,
         high=1.0,
