@@ -156,8 +156,8 @@ def test_camera_that_hangs_does_not_stop_the_others(plugged, opened):
 def test_cameras_out_of_step_are_told(plugged, opened, caplog):
     cameras = {"a": plugged(rate_hz=5.0), "b": plugged(rate_hz=5.0, phase_s=0.1)}
     source = opened(cameras, max_skew_ms=20.0, silent_after_s=0.7)
-    sets = [len(images) for images in itertools.islice(source, 2)]
-    assert 1 in sets
+    # What waited while the cameras were opened comes at once and may be in step.
+    assert any(len(images) == 1 for images in itertools.islice(source, 12))
     assert "never within 20 ms of each other" in caplog.text
     assert source.skipped_for_skew >= 2
 
