@@ -31,7 +31,8 @@ class MjpegCamera:
         self._connections = set()
         self._paused = threading.Event()
         self._server = None
-        self._start = time.monotonic()
+        # Whole seconds, so that cameras of one rate are in step but for their phase.
+        self._start = float(int(time.monotonic()))
         self.port = 0
         self.plug()
 

@@ -88,7 +88,8 @@ def test_slow_taker_gets_the_newest(plugged, opened, caplog, monkeypatch):
     assert sorted(ages)[4] < 100.0, "not what waited"
     counts = source.report()["a"]
     assert counts["dropped"] > 40
-    assert counts["dropped"] + counts["given"] + 1 >= counts["grabbed"]
+    # One may be in the slot and one on its way there.
+    assert counts["dropped"] + counts["given"] + 2 >= counts["grabbed"]
     assert "images were dropped" in caplog.text
     for word in ("--depth_workers", "--frame_step", "v4l2-ctl"):
         assert word in caplog.text
@@ -108,7 +109,7 @@ def test_frame_step(plugged, opened):
     assert min(b - a for a, b in itertools.pairwise(numbers[1:])) >= 3
     counts = source.report()["a"]
     used = counts["given"] + counts["dropped"] + 1  # and perhaps one in the slot
-    assert 2 * (used - 2) <= counts["stepped_over"] <= 2 * (used + 1)
+    assert 2 * (used - 2) <= counts["stepped_over"] <= 2 * (used + 2)
     assert source.rate_hz == pytest.approx(20.0, rel=0.4)
 
 
