@@ -29,6 +29,7 @@ SECTIONS = {
 
 ON_REQUEST = {
     "export": "Export of VGGT-1B",
+    "motion": "Path of one moving camera",
 }
 """Likewise, but run only where named: minutes, gigabytes, or packages that not everybody has."""
 

@@ -1,0 +1,195 @@
+"""Where a moving rig has been, from images alone: windows of keyframes in one graph.
+
+Frame sets that have moved enough become keyframes. Every window of them goes through the
+bootstrapper; consecutive windows share keyframes and so join. Where a keyframe shows a place of
+long ago, a window of both times closes the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vggt_ros.errors import AlignmentError
+from vggt_ros.geometry import Rigid3
+from vggt_ros.pipeline.motion.graph import Key, ScalePrior, SceneGraph
+from vggt_ros.pipeline.motion.places import Place, compare, describe
+from vggt_ros.pipeline.stages import Bootstrapper
+from vggt_ros.types import FrameSet, UnscaledScene
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """Sizes of windows, what makes a keyframe and a loop."""
+
+    window_views: int = 12
+    """Images that are bootstrapped together."""
+    shared_views: int = 4
+    """Images that a window shares with the one before."""
+    min_displacement: float = 0.03
+    """Features that have moved less make no keyframe; median, fraction of the image's width."""
+    max_overlap: float = 0.3
+    """Where a smaller part of the features is found again it is a keyframe too."""
+    min_loop_matches: int = 40
+    """Features, of 300, that must agree for a place of long ago."""
+    max_loops: int = 2
+    """Loops that are tried after one window."""
+
+
+ScaleOfScene = Callable[[UnscaledScene], ScalePrior | None]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowResult:
+    """What one window added."""
+
+    scene: UnscaledScene
+    number: int
+    """Of the scene in the graph."""
+    keyframes: tuple[FrameSet, ...]
+    """Those that no earlier window held."""
+    loops: int
+    """Loops that were closed after it."""
+
+
+class TrajectoryEstimator:
+    """Frame sets in, `map_from_camera` of every keyframe out; `map` is the first window's scene.
+
+    Args:
+        bootstrapper: finds the cameras of a window; asked for windows of several sets.
+        config: sizes of windows, what makes a keyframe and a loop.
+        scale_of: metres per unit of a window, where something in it knows.
+    """
+
+    def __init__(
+        self,
+        bootstrapper: Bootstrapper,
+        config: TrajectoryConfig,
+        scale_of: ScaleOfScene | None = None,
+    ) -> None:
+        self.graph = SceneGraph()
+        self.keyframes: list[FrameSet] = []
+        self.dropped: Counter[str] = Counter()
+        self._bootstrapper = bootstrapper
+        self._config = config
+        self._scale_of = scale_of
+        self._places: list[Place] = []
+        self._solved = 0
+        """Keyframes that are in windows."""
+        self._looped: set[tuple[int, int]] = set()
+
+    def add(self, frame_set: FrameSet) -> WindowResult | None:
+        """Take one frame set; a result where it completed a window.
+
+        Raises:
+            AlignmentError: the window that it completed could not be registered or joined. Its
+                newer half is forgotten; what follows is tried with later keyframes.
+        """
+        if not self._is_keyframe(frame_set):
+            self.dropped["too little motion"] += 1
+            return None
+        if len(self.keyframes) - self._first() < self._size():
+            return None
+        return self._solve_window()
+
+    def finish(self) -> WindowResult | None:
+        """Use the keyframes that wait for a window to fill; None where there are none."""
+        waiting = len(self.keyframes) - self._solved
+        if not waiting or len(self.keyframes) < 2:
+            return None
+        return self._solve_window()
+
+    def poses(self) -> dict[Key, Rigid3]:
+        """`map_from_camera` of every view of a keyframe, by camera and stamp of its set."""
+        return self.graph.poses()
+
+    def _size(self) -> int:
+        """Sets in a window."""
+        cameras = max(len(self.keyframes[-1].frames), 1)
+        return max(-(-self._config.window_views // cameras), 2)
+
+    def _overlap(self) -> int:
+        cameras = max(len(self.keyframes[-1].frames), 1)
+        return max(-(-self._config.shared_views // cameras), 1)
+
+    def _first(self) -> int:
+        """Of the keyframes of the next window."""
+        return max(self._solved - self._overlap(), 0)
+
+    def _is_keyframe(self, frame_set: FrameSet) -> bool:
+        place = describe(frame_set.frames[0].rgb)
+        if self._places:
+            seen = compare(self._places[-1], place)
+            moved = seen.displacement >= self._config.min_displacement
+            if not moved and seen.overlap >= self._config.max_overlap:
+                return False
+        self.keyframes.append(frame_set)
+        self._places.append(place)
+        return True
+
+    def _solve_window(self) -> WindowResult:
+        first = self._first()
+        members = self.keyframes[first:]
+        try:
+            scene = self._bootstrapper.bootstrap(members)
+            prior = self._scale_of(scene) if self._scale_of else None
+            number = self.graph.add(scene, prior)
+        except AlignmentError:
+            del self.keyframes[self._solved :], self._places[self._solved :]
+            self.dropped["window failed"] += 1
+            raise
+        added = tuple(self.keyframes[self._solved :])
+        before, self._solved = self._solved, len(self.keyframes)
+        loops = self._close_loops(before)
+        self.graph.solve()
+        return WindowResult(scene, number, added, loops)
+
+    def _close_loops(self, first_new: int) -> int:
+        """Look for old places among the new keyframes; one window for each best pair."""
+        config = self._config
+        latest = first_new - self._size()  # what the last windows hold is joined already
+        found = []
+        for new in range(first_new, len(self.keyframes)):
+            for old in range(max(latest, 0)):
+                matches = compare(self._places[new], self._places[old]).matches
+                if matches >= config.min_loop_matches:
+                    found.append((matches, old, new))
+        closed = 0
+        for _, old, new in sorted(found, reverse=True):
+            if closed >= config.max_loops or self._is_looped(old, new):
+                continue
+            self._looped.add((old, new))
+            closed += self._close_loop(old, new)
+        return closed
+
+    def _is_looped(self, old: int, new: int) -> bool:
+        near = self._size() // 2
+        return any(abs(old - a) < near and abs(new - b) < near for a, b in self._looped)
+
+    def _close_loop(self, old: int, new: int) -> bool:
+        """Bootstrap the keyframes around both times together."""
+        half = self._size() // 2
+        chosen = sorted({*self._around(old, half), *self._around(new, half)})
+        try:
+            scene = self._bootstrapper.bootstrap([self.keyframes[k] for k in chosen])
+            held = {view.stamp_ns for view in scene.views}
+            old_views = held & {self.keyframes[k].stamp_ns for k in self._around(old, half)}
+            new_views = held & {self.keyframes[k].stamp_ns for k in self._around(new, half)}
+            if len(old_views) < 2 or len(new_views) < 2:
+                raise AlignmentError("loop: the two times do not register together")
+            self.graph.add(scene)
+        except AlignmentError as error:
+            self.dropped["loop failed"] += 1
+            _LOG.debug("loop between keyframes %d and %d not closed: %s", old, new, error)
+            return False
+        _LOG.info("loop closed between keyframes %d and %d", old, new)
+        return True
+
+    def _around(self, centre: int, count: int) -> range:
+        """`count` keyframes around one, inside the solved ones."""
+        first = min(max(centre - count // 2, 0), max(self._solved - count, 0))
+        return range(first, min(first + count, self._solved))
