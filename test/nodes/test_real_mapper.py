@@ -11,7 +11,7 @@ from vggt_ros.srv import ExportMap
 
 pytestmark = pytest.mark.slow
 
-SETS = 4
+SETS = 8  # the first may come before their CameraInfo
 
 
 @pytest.fixture(scope="module")

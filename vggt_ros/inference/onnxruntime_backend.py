@@ -42,6 +42,9 @@ def open_file(path: Path, options: BackendOptions) -> OnnxRuntimeBackend:
     check_file_precision(engine, options.precision, precision)
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = options.threads
+    if precision == "fp8":
+        # its optimiser makes operators of fp8 that its CPU kernels do not have
+        settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.log_severity_level = 3  # its warnings are about the export, not about this run
     if index is None:
         providers: list[Any] = [_CPU]
