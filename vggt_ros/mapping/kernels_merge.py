@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from vggt_ros.mapping.kernels_column import MAX_REACH, find_in_column, reach_cells
+from vggt_ros.mapping.kernels_column import MAX_REACH, REACH_FRACTION, find_in_column, reach_cells
 from vggt_ros.mapping.kernels_observe import HIT_LOG_ODDS, MATURE_HITS, NOBODY, confirm
 from vggt_ros.mapping.kernels_planes import (
     TILE,
@@ -15,6 +15,7 @@ from vggt_ros.mapping.kernels_planes import (
     measurement_weight,
     normal_at,
 )
+from vggt_ros.mapping.kernels_view import MARGIN_VOXELS
 from vggt_ros.mapping.surfels import (
     ALIVE,
     CELL_LIMIT,
@@ -38,6 +39,9 @@ OPPOSITE_COSINE = -0.2
 
 NEIGHBOUR_VOXELS = 1.0
 """A point also joins the surfel that a neighbouring pixel sees within this lateral distance."""
+
+WIDE_PIXEL_VOXELS = 1.5
+"""Where pixels are this much wider than voxels, those beside are too far away to share."""
 
 INVALID, FAR, GRAZING, OUTSIDE, FULL = 0, 1, 2, 3, 4
 ADDED, UPDATED, JOINED, MOVES = 5, 6, 7, 8
@@ -98,9 +102,27 @@ def _find_beside(position, data, owner, u, v, width, height, x, y, z, nx, ny, nz
     return best
 
 
+@njit(cache=True, nogil=True)
+def _is_covered(depth, settled, u, v, d, far):
+    """Whether a pixel beside shows a mature surfel at nearly the same depth.
+
+    Such a surfel learns nothing more from this pixel, and it is not looked at: of pixels that
+    are narrower than a voxel most have no surfel of their own, and to look would take longer
+    than all the rest.
+    """
+    height, width = depth.shape
+    at = v * width + u
+    return (
+        (u > 0 and settled[at - 1] and abs(depth[v, u - 1] - d) < far)
+        or (u < width - 1 and settled[at + 1] and abs(depth[v, u + 1] - d) < far)
+        or (v > 0 and settled[at - width] and abs(depth[v - 1, u] - d) < far)
+        or (v < height - 1 and settled[at + width] and abs(depth[v + 1, u] - d) < far)
+    )
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(
-    position, data, bounds, mature, table, rows, capacity, owner, depth, confidence, rgb, planes,
+    position, data, bounds, mature, table, rows, capacity, owner, settled, depth, confidence, rgb, planes,
     intrinsics, rotation, translation, voxel, max_depth, least_cosine, view, most_removed,
 ):  # fmt: skip
     """Merge one depth map into the map.
@@ -112,7 +134,7 @@ def merge(
         rows: rows in use.
         capacity: rows there may be; points that need more are counted as FULL.
         depth, confidence, rgb: (H, W), (H, W), (H, W, 3).
-        owner: from `kernels_observe.observe`.
+        owner, settled: from `kernels_observe.observe`.
         planes: from `tile_planes`.
         intrinsics: fx fy cx cy, float32.
         rotation, translation: `map_from_camera`, float32.
@@ -129,6 +151,9 @@ def merge(
     inverse_fx, inverse_fy = np.float32(1) / fx, np.float32(1) / fy
     limit = np.float32(CELL_LIMIT - 2 * MAX_REACH)
     lateral = np.float32((NEIGHBOUR_VOXELS * voxel) ** 2)
+    narrow, far = np.float32(voxel) * fx, np.float32(MARGIN_VOXELS * voxel)
+    share = np.float32(REACH_FRACTION)
+    widest = np.float32(WIDE_PIXEL_VOXELS * voxel) * fx
     counts = np.zeros(COUNTS, np.int64)
     last_key, last_row = np.int64(-1), np.int64(-1)
     block = 4 * TILE
@@ -144,9 +169,12 @@ def merge(
                     if d > max_depth:
                         counts[FAR] += 1
                         continue
-                    # `observe` has brought the surfel of this pixel up to date.
-                    row = np.int64(owner[v * width + u])
-                    if row != NOBODY and data[row].flags & ALIVE:
+                    # `observe` has brought the surfel of this pixel up to date, or that into
+                    # which it has since been merged.
+                    at = v * width + u
+                    if owner[at] != NOBODY or (
+                        d < narrow and _is_covered(depth, settled, u, v, d, far + share * d)
+                    ):
                         continue
                     rx = (np.float32(u) - cx) * inverse_fx
                     ry = (np.float32(v) - cy) * inverse_fy
@@ -169,9 +197,12 @@ def merge(
                     if not (abs(fi) < limit and abs(fj) < limit and abs(fk) < limit):
                         counts[OUTSIDE] += 1
                         continue
-                    row = _find_beside(
-                        position, data, owner, u, v, width, height, x, y, z, nx, ny, nz, lateral
-                    )
+                    row = np.int64(-1)
+                    if d < widest:
+                        row = _find_beside(
+                            position, data, owner, u, v, width, height, x, y, z, nx, ny, nz,
+                            lateral,
+                        )  # fmt: skip
                     # Owners do not grow old here: `observe` has just seen them.
                     if row >= 0 and data[row].hits >= MATURE_HITS:
                         continue

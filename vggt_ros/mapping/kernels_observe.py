@@ -44,7 +44,7 @@ it stood."""
 DUPLICATE_VOXELS = 0.7
 """Two surfels of one surface that one pixel sees at this lateral distance or less are one."""
 
-MATURE_HITS = 32
+MATURE_HITS = 16
 MATURE_TURNS = 8
 """Surfels seen this often hardly change any more; a chunk of them is refined every eighth time
 only, drawn by the hash of its number and the view's, so that all cameras come round."""
@@ -101,16 +101,18 @@ def observe(
             removed slot in the hash.
 
     Returns:
-        (surfel of each pixel (H * W,) int32, NOBODY without one; pixels with one; how many surfels
-        were refined; killed; merged; entered under another voxel).
+        (surfel of each pixel (H * W,) int32, NOBODY without one; 1 where it is mature (H * W,)
+        uint8; pixels with one; how many surfels were refined; killed; merged; entered under
+        another voxel).
     """
     height, width = confidence.shape
     owner = np.full(width * height, NOBODY, np.int32)
+    settled = np.zeros(width * height, np.uint8)
     flat_confidence = confidence.reshape(-1)
     uv = np.empty((2, CHUNK), np.float32)
     zs = np.empty(CHUNK, np.float32)
     pixel = np.empty(CHUNK, np.int32)
-    owned = refined = killed = merged = moved = 0
+    refined = killed = merged = moved = 0
     fx, fy, cx, cy = intrinsics
     inverse_fx, inverse_fy = np.float32(1) / fx, np.float32(1) / fy
     half, inverse_voxel = np.float32(0.5), np.float32(1) / np.float32(voxel)
@@ -133,9 +135,11 @@ def observe(
                     continue
                 if z < limits[at, FREE]:
                     killed += _miss(position, data, table, start + i, flat_confidence[at])
-                elif z > limits[at, LOW] and z < limits[at, HIGH] and owner[at] == NOBODY:
-                    owner[at] = start + i
-                    owned += 1
+                    continue
+                # Always written: whether it agrees cannot be predicted.
+                agrees = (z > limits[at, LOW]) & (z < limits[at, HIGH])
+                owner[at] = np.int32(start + i) if agrees else owner[at]
+                settled[at] |= np.uint8(agrees)
             continue
         least_hits = MOST_HITS
         has_seen = False
@@ -168,6 +172,7 @@ def observe(
             confirm(position, data, row, c, view)
             has_seen = True
             least_hits = min(least_hits, np.int64(s.hits))
+            settled[at] |= np.uint8(s.hits >= MATURE_HITS)
             if d <= max_depth and cosine >= least_cosine:
                 refined += 1
                 # The surfel is not where the pixel's centre is: follow the plane to there.
@@ -202,7 +207,6 @@ def observe(
                     merged += gone
             other = np.int64(owner[at])
             if other == NOBODY or not data[other].flags & ALIVE:
-                owned += other == NOBODY
                 owner[at] = row
                 continue
             if other == row:
@@ -222,4 +226,7 @@ def observe(
                 merged += 1
         if has_seen:
             mature[chunk] = least_hits >= MATURE_HITS
-    return owner, owned, refined, killed, merged, moved
+    owned = 0
+    for at in range(owner.size):
+        owned += owner[at] != NOBODY
+    return owner, settled, owned, refined, killed, merged, moved

@@ -78,50 +78,77 @@ def _slopes(a, b, c, u, v, rotation, intrinsics):
     return nx * scale / fx, ny * scale / fy
 
 
-CELL, NOT_NOW = -2, -1
-"""What stands for the pixel of a surfel that is drawn as a cell, or not at all."""
+OUTSIDE, CELL, YOUNG = -1, -2, -3
+"""What stands for the pixel of a surfel that is not in the image, drawn as a cell, or young."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _sort_rows(position, start, stop, focal, fall, young, uv, depth, pixel, key):
+def _sort_rows(position, start, stop, focal, fall, uv, depth, pixel, key):
     """How the rows of a projected chunk are drawn.
 
     Outputs:
-        pixel: (CHUNK,) changed to CELL or NOT_NOW where a row is no point.
+        pixel: (CHUNK,) changed to OUTSIDE, CELL or YOUNG where a row is no point.
         key: (CHUNK,) float32 depth by which a point competes.
 
     Returns:
-        Whether rows of the other kind are in the image.
+        Whether young rows are in the image.
     """
     radius = position[3, start:stop]
     us, vs = uv[0], uv[1]
     limit = focal / np.float32(POINT_RADIUS_PX)
-    wanted = np.float32(-1) if young else np.float32(1)
     half, share = np.float32(0.5), np.float32(2 * FALL_FRACTION)
     twice = np.float32(2) * fall
-    cell, not_now, zero = np.int32(CELL), np.int32(NOT_NOW), np.int32(0)
-    others = zero
+    cell, young, zero = np.int32(CELL), np.int32(YOUNG), np.int32(0)
+    any_young = zero
     for i in range(stop - start):
-        r, z = radius[i] * wanted, depth[i]
+        r, z = radius[i], depth[i]
         at = pixel[i]
         # From the centre of the pixel.
         du = us[i] - np.float32(np.int32(us[i])) - half
         dv = vs[i] - np.float32(np.int32(vs[i])) - half
         key[i] = z + (twice + share * z) * (du * du + dv * dv)
-        is_other = r < np.float32(0)
-        others |= np.int32(is_other & (at >= zero))
-        way = cell if r * limit >= z else at
-        way = not_now if is_other else way
-        pixel[i] = way if at >= zero else not_now
-    return others > 0
+        is_inside = at >= zero
+        is_young = (r < np.float32(0)) & is_inside
+        any_young |= np.int32(is_young)
+        way = cell if (r * limit >= z) & is_inside else at
+        pixel[i] = young if is_young else way
+    return any_young > 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _splat_cell(cells, offsets, width, u, v, z, radius, fall, row):
+    """Enter a surfel into the level of its size.
+
+    Inputs:
+        u, v: column and row plus one half.
+        radius: in pixels over POINT_RADIUS_PX, more than 1.
+    """
+    half = np.float32(0.5)
+    level, side = 1, np.float32(2)
+    while radius > side and level < LEVELS - 1:
+        level += 1
+        side *= np.float32(2)
+    # Also into the next coarser level if it nearly belongs there: where the distance makes
+    # surfels change the level, the last cells of the finer one may stay empty.
+    twice = radius > np.float32(NEARLY_COARSER) * side and level < LEVELS - 1
+    for k in range(level, level + 1 + twice):
+        column, line = int(u) >> k, int(v) >> k
+        # From the centre of the cell, in cells.
+        du = u / side - np.float32(column) - half
+        dv = v / side - np.float32(line) - half
+        distance = np.float32(2) * (du * du + dv * dv)
+        word = _pack(z + (fall + np.float32(FALL_FRACTION) * z) * distance, row)
+        cell = offsets[k] + line * (((width - 1) >> k) + 1) + column
+        cells[cell] = min(cells[cell], word)
+        side *= np.float32(2)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def splat(
     position, rows, chunks, rotation, translation, intrinsics, voxel, width, height, offsets,
-    want_rows, young,
+    want_rows,
 ):  # fmt: skip
-    """Draw the young or the other surfels of the given chunks into the pyramid.
+    """Draw the surfels of the given chunks, the young and the others each into a pyramid.
 
     Several surfels of one surface meet in a pixel or cell. So that the one nearest to its centre
     wins, and not the one that noise or slant has put before the others, their depths compete
@@ -134,58 +161,63 @@ def splat(
         want_rows: keep which surfel is drawn in the finest level instead of its depth.
 
     Returns:
-        The cells of all levels, uint64: NOTHING where empty, else row in the low half (in the
-        finest level the bits of the depth unless `want_rows`); and the chunks that also have
-        surfels of the other kind in the image.
+        The cells of all levels, uint64, of the established surfels and of the young ones (size 0
+        if none is in the image): NOTHING where empty, else row in the low half (in the finest
+        level the bits of the depth unless `want_rows`).
     """
     cells = np.full(offsets[LEVELS], NOTHING, np.uint64)
+    young_cells = np.empty(0, np.uint64)
     uv = np.empty((2, CHUNK), np.float32)
     zs = np.empty(CHUNK, np.float32)
     pixel = np.empty(CHUNK, np.int32)
     keys = np.empty(CHUNK, np.float32)
+    words = np.empty(CHUNK, np.uint64)
+    large = np.empty(CHUNK, np.int32)
     key_bits, depth_bits = keys.view(np.uint32), zs.view(np.uint32)
-    with_others, count = np.empty(chunks.size, np.int64), 0
     f = max(intrinsics[0], intrinsics[1])
-    half, fall = np.float32(0.5), np.float32(voxel)
+    one, fall = np.float32(1), np.float32(voxel)
     for chunk in chunks:
         start = chunk * CHUNK
         stop = min(start + CHUNK, rows)
         project_chunk(
             position, start, stop, rotation, translation, intrinsics, width, height, uv, zs, pixel
         )
-        if _sort_rows(position, start, stop, f, fall, young, uv, zs, pixel, keys):
-            with_others[count] = chunk
-            count += 1
+        has_young = _sort_rows(position, start, stop, f, fall, uv, zs, pixel, keys)
+        # A loop of its own, so that it is vectorised.
+        if want_rows:
+            for i in range(stop - start):
+                words[i] = (np.uint64(key_bits[i]) << np.uint64(32)) | np.uint64(start + i)
+        else:
+            for i in range(stop - start):
+                words[i] = (np.uint64(key_bits[i]) << np.uint64(32)) | np.uint64(depth_bits[i])
+        number = 0
         for i in range(stop - start):
             at = pixel[i]
             if at >= 0:
-                low = np.uint64(start + i) if want_rows else np.uint64(depth_bits[i])
-                word = (np.uint64(key_bits[i]) << np.uint64(32)) | low
                 # Always written: whether it is nearer cannot be predicted.
-                cells[at] = min(cells[at], word)
-            if at != CELL:
+                cell = np.uint64(np.uint32(at))
+                cells[cell] = min(cells[cell], words[i])
+            elif at == CELL:
+                large[number] = i
+                number += 1
+        for i in large[:number]:
+            radius = position[3, start + i] * f / (zs[i] * np.float32(POINT_RADIUS_PX))
+            _splat_cell(cells, offsets, width, uv[0, i], uv[1, i], zs[i], radius, fall, start + i)
+        if not has_young:
+            continue
+        if young_cells.size == 0:
+            young_cells = np.full(offsets[LEVELS], NOTHING, np.uint64)
+        for i in range(stop - start):
+            if pixel[i] != YOUNG:
                 continue
-            z = zs[i]
-            radius = abs(position[3, start + i]) * f / (z * np.float32(POINT_RADIUS_PX))
-            level, side = 1, np.float32(2)
-            while radius > side and level < LEVELS - 1:
-                level += 1
-                side *= np.float32(2)
-            # Also into the next coarser level if it nearly belongs there: where the distance makes
-            # surfels change the level, the last cells of the finer one may stay empty.
-            twice = radius > np.float32(NEARLY_COARSER) * side and level < LEVELS - 1
-            for k in range(level, level + 1 + twice):
-                u, v = uv[0, i], uv[1, i]
-                column, line = int(u) >> k, int(v) >> k
-                # From the centre of the cell, in cells.
-                du = u / side - np.float32(column) - half
-                dv = v / side - np.float32(line) - half
-                distance = np.float32(2) * (du * du + dv * dv)
-                word = _pack(z + (fall + np.float32(FALL_FRACTION) * z) * distance, start + i)
-                cell = offsets[k] + line * (((width - 1) >> k) + 1) + column
-                cells[cell] = min(cells[cell], word)
-                side *= np.float32(2)
-    return cells, with_others[:count]
+            u, v = uv[0, i], uv[1, i]
+            radius = -position[3, start + i] * f / (zs[i] * np.float32(POINT_RADIUS_PX))
+            if radius < one:
+                cell = np.uint64(int(v) * width + int(u))
+                young_cells[cell] = min(young_cells[cell], words[i])
+            else:
+                _splat_cell(young_cells, offsets, width, u, v, zs[i], radius, fall, start + i)
+    return cells, young_cells
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -46,34 +46,7 @@ def render_surfels(
         np.array([model.fx, model.fy, model.cx, model.cy], np.float32),
     )
 
-    def draw(of: NDArray[np.int64], young: bool) -> tuple[Float32, Rows, NDArray[np.int64]]:
-        return _draw(surfels, rows, of, model, camera, voxel_m, attributes, young)
-
-    depth, owner, with_young = draw(chunks, False)
-    if len(with_young):
-        young_depth, young_owner, _ = draw(with_young, True)
-        margin = np.float32(MARGIN_VOXELS * voxel_m)
-        kernels_render.compose(
-            depth, owner, young_depth, young_owner, margin, np.float32(YOUNG_MARGIN)
-        )
-    if not attributes:
-        return Rendering(depth)
-    return Rendering(depth, *kernels_render.attributes_of(surfels.data, owner))
-
-
-def _draw(
-    surfels: Surfels,
-    rows: int,
-    chunks: NDArray[np.int64],
-    model: CameraModel,
-    camera: tuple[Float32, Float32, Float32],
-    voxel_m: float,
-    want_rows: bool,
-    young: bool,
-) -> tuple[Float32, Rows, NDArray[np.int64]]:
-    """Depth (NaN empty), row of each pixel (size 0 unless wanted), chunks with the other kind."""
-    offsets = kernels_render.level_offsets(model.width, model.height)
-    cells, with_others = kernels_render.splat(
+    cells, young_cells = kernels_render.splat(
         surfels.position,
         rows,
         chunks,
@@ -81,10 +54,29 @@ def _draw(
         voxel_m,
         model.width,
         model.height,
-        offsets,
-        want_rows,
-        young,
+        kernels_render.level_offsets(model.width, model.height),
+        attributes,
     )
+    depth, owner = _painted(cells, surfels, model, camera, voxel_m, attributes)
+    if young_cells.size:
+        young = _painted(young_cells, surfels, model, camera, voxel_m, attributes)
+        margin = np.float32(MARGIN_VOXELS * voxel_m)
+        kernels_render.compose(depth, owner, *young, margin, np.float32(YOUNG_MARGIN))
+    if not attributes:
+        return Rendering(depth)
+    return Rendering(depth, *kernels_render.attributes_of(surfels.data, owner))
+
+
+def _painted(
+    cells: NDArray[np.uint64],
+    surfels: Surfels,
+    model: CameraModel,
+    camera: tuple[Float32, Float32, Float32],
+    voxel_m: float,
+    want_rows: bool,
+) -> tuple[Float32, Rows]:
+    """Depth (NaN empty) and row of each pixel (size 0 unless wanted) of one pyramid."""
+    offsets = kernels_render.level_offsets(model.width, model.height)
     if want_rows:
         inverse, owner = kernels_render.unpacked_rows(
             surfels.position, cells, camera[0], camera[1], model.width, model.height
@@ -101,4 +93,4 @@ def _draw(
             surfels.position, surfels.data, *camera, of_level, width, level
         )
         kernels_render.paint(planes, owners, width, level, voxel_m, inverse, owner)
-    return kernels_render.fill_holes(kernels_render.inverted(inverse)), owner, with_others
+    return kernels_render.fill_holes(kernels_render.inverted(inverse)), owner

@@ -231,7 +231,7 @@ class SurfelMap:
         turn, shift = _rotation_translation(view.map_from_camera)
         planes = kernels_planes.tile_planes(view.depth, view.intrinsics, turn)
         rotation, translation = _rotation_translation(view.map_from_camera.inverse())
-        owner, owned, refined, carved, merged, moved = kernels_observe.observe(
+        owner, settled, owned, refined, carved, merged, moved = kernels_observe.observe(
             *surfels_,
             self._table,
             self._rows,
@@ -260,6 +260,7 @@ class SurfelMap:
             self._rows,
             self._capacity,
             owner,
+            settled,
             view.depth,
             view.confidence,
             view.rgb,
