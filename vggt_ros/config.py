@@ -227,13 +227,21 @@ class AlignConfig:
 
 @dataclass(frozen=True)
 class MapConfig:
-    """`map.*`: the surfel map. Lengths are map units: metres where the scale is known."""
+    """`map.*`: the map. Lengths are map units: metres where the scale is known."""
 
+    kind: str = parameter(
+        "surfel",
+        "surfel: points with normal and size, fast; tsdf: a signed distance field, needs Open3D",
+        choices=("surfel", "tsdf"),
+    )
+    tsdf_device: str = parameter(
+        "cpu", "where the TSDF lives and is computed", choices=("cpu", "cuda")
+    )
     voxel_m: float = parameter(
         0.02, "surfels of one cell of this size are merged", unit="m", low=1e-4, high=10.0
     )
     budget_mb: float = parameter(
-        512.0, "memory of the surfels; the least certain and oldest go first", unit="MB", low=1.0
+        512.0, "memory of the map; the least certain and oldest go first", unit="MB", low=1.0
     )
     max_depth_m: float = parameter(
         20.0, "farther depth is not fused", unit="m", low=0.1, runtime=True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from vggt_ros.config import MapConfig
@@ -37,12 +38,17 @@ class Map(Protocol):
         """Bytes held for the surfels or voxels, spare capacity included."""
         ...
 
-    def fuse(self, depth_maps: Sequence[DepthMap]) -> FuseStatistics:
-        """Merge the depth maps of one set."""
+    def fuse(self, depth_maps: Sequence[DepthMap], bootstrap: bool = False) -> FuseStatistics:
+        """Merge the depth maps of one set; what is new with `bootstrap` is evicted last."""
         ...
 
-    def render(self, model: CameraModel, map_from_camera: Rigid3) -> Rendering:
-        """Depth of the nearest surface for each pixel; NaN where the map is empty."""
+    def render(
+        self, model: CameraModel, map_from_camera: Rigid3, attributes: bool = False
+    ) -> Rendering:
+        """Depth of the nearest surface for each pixel; NaN where the map is empty.
+
+        With `attributes` also colour, normals in map and confidence.
+        """
         ...
 
     def cloud(
@@ -53,6 +59,17 @@ class Map(Protocol):
         max_points: int = 0,
     ) -> PointCloud:
         """A copy of the map for publishing and export; 0 means no limit."""
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Write the map to one file, atomically; ExportError if that fails."""
+        ...
+
+    def load(self, path: str | Path) -> None:
+        """Replace the map with a saved one of the same kind and voxels.
+
+        SourceError or ConfigError leave the map as it was.
+        """
         ...
 
     def clear(self) -> None:

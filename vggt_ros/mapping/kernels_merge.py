@@ -15,7 +15,7 @@ from vggt_ros.mapping.kernels_planes import (
     measurement_weight,
     normal_at,
 )
-from vggt_ros.mapping.kernels_view import MARGIN_VOXELS
+from vggt_ros.mapping.kernels_view import EDGE, MARGIN_VOXELS, SETTLED
 from vggt_ros.mapping.surfels import (
     ALIVE,
     CELL_LIMIT,
@@ -43,9 +43,9 @@ NEIGHBOUR_VOXELS = 1.0
 WIDE_PIXEL_VOXELS = 1.5
 """Where pixels are this much wider than voxels, those beside are too far away to share."""
 
-INVALID, FAR, GRAZING, OUTSIDE, FULL = 0, 1, 2, 3, 4
-ADDED, UPDATED, JOINED, MOVES = 5, 6, 7, 8
-COUNTS = 9
+INVALID, FAR, GRAZING, OUTSIDE, FULL, EDGES = 0, 1, 2, 3, 4, 5
+ADDED, UPDATED, JOINED, MOVES = 6, 7, 8, 9
+COUNTS = 10
 
 
 @njit(cache=True, nogil=True)
@@ -103,7 +103,7 @@ def _find_beside(position, data, owner, u, v, width, height, x, y, z, nx, ny, nz
 
 
 @njit(cache=True, nogil=True)
-def _is_covered(depth, settled, u, v, d, far):
+def _is_covered(depth, marks, u, v, d, far):
     """Whether a pixel beside shows a mature surfel at nearly the same depth.
 
     Such a surfel learns nothing more from this pixel, and it is not looked at: of pixels that
@@ -113,16 +113,16 @@ def _is_covered(depth, settled, u, v, d, far):
     height, width = depth.shape
     at = v * width + u
     return (
-        (u > 0 and settled[at - 1] and abs(depth[v, u - 1] - d) < far)
-        or (u < width - 1 and settled[at + 1] and abs(depth[v, u + 1] - d) < far)
-        or (v > 0 and settled[at - width] and abs(depth[v - 1, u] - d) < far)
-        or (v < height - 1 and settled[at + width] and abs(depth[v + 1, u] - d) < far)
+        (u > 0 and marks[at - 1] & SETTLED and abs(depth[v, u - 1] - d) < far)
+        or (u < width - 1 and marks[at + 1] & SETTLED and abs(depth[v, u + 1] - d) < far)
+        or (v > 0 and marks[at - width] & SETTLED and abs(depth[v - 1, u] - d) < far)
+        or (v < height - 1 and marks[at + width] & SETTLED and abs(depth[v + 1, u] - d) < far)
     )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(
-    position, data, bounds, mature, table, rows, capacity, owner, settled, depth, confidence, rgb, planes,
+    position, data, bounds, mature, table, rows, capacity, owner, marks, depth, confidence, rgb, planes,
     intrinsics, rotation, translation, voxel, max_depth, least_cosine, view, most_removed,
 ):  # fmt: skip
     """Merge one depth map into the map.
@@ -134,7 +134,8 @@ def merge(
         rows: rows in use.
         capacity: rows there may be; points that need more are counted as FULL.
         depth, confidence, rgb: (H, W), (H, W), (H, W, 3).
-        owner, settled: from `kernels_observe.observe`.
+        owner: from `kernels_observe.observe`.
+        marks: from `kernels_view.depth_limits`, with what `observe` has added.
         planes: from `tile_planes`.
         intrinsics: fx fy cx cy, float32.
         rotation, translation: `map_from_camera`, float32.
@@ -172,8 +173,11 @@ def merge(
                     # `observe` has brought the surfel of this pixel up to date, or that into
                     # which it has since been merged.
                     at = v * width + u
+                    if marks[at] & EDGE:
+                        counts[EDGES] += 1
+                        continue
                     if owner[at] != NOBODY or (
-                        d < narrow and _is_covered(depth, settled, u, v, d, far + share * d)
+                        d < narrow and _is_covered(depth, marks, u, v, d, far + share * d)
                     ):
                         continue
                     rx = (np.float32(u) - cx) * inverse_fx

@@ -31,7 +31,7 @@ from vggt_ros.mapping.surfels import (
     shrink,
 )
 
-MISS_LOG_ODDS = 0.7
+MISS_LOG_ODDS = 1.8
 """What one look through a surfel takes off, times the confidence of the pixel (p = 1/3)."""
 
 HIT_LOG_ODDS = 0.85
@@ -81,7 +81,7 @@ def _miss(position, data, table, row, confidence):
 @njit(cache=True, nogil=True, error_model="numpy")
 def observe(
     position, data, bounds, mature, table, rows, chunks, rotation, translation, intrinsics,
-    confidence, rgb, planes, limits, voxel, max_depth, least_cosine, view, most_removed,
+    confidence, rgb, planes, limits, marks, voxel, max_depth, least_cosine, view, most_removed,
 ):  # fmt: skip
     """Compare the surfels in view with a depth map.
 
@@ -94,20 +94,18 @@ def observe(
         rotation, translation: `camera_from_map`, float32.
         confidence, rgb: (H, W), (H, W, 3) of the depth map.
         planes: from `tile_planes`.
-        limits: from `depth_limits`.
+        limits, marks: from `depth_limits`; SETTLED is added to the marks.
         max_depth, least_cosine: farther or flatter pixels refine nothing.
         view: number of the depth map.
         most_removed: surfels that may be entered under another voxel, each of which leaves a
             removed slot in the hash.
 
     Returns:
-        (surfel of each pixel (H * W,) int32, NOBODY without one; 1 where it is mature (H * W,)
-        uint8; pixels with one; how many surfels were refined; killed; merged; entered under
-        another voxel).
+        (surfel of each pixel (H * W,) int32, NOBODY without one; pixels with one; how many surfels
+        were refined; killed; merged; entered under another voxel).
     """
     height, width = confidence.shape
     owner = np.full(width * height, NOBODY, np.int32)
-    settled = np.zeros(width * height, np.uint8)
     flat_confidence = confidence.reshape(-1)
     uv = np.empty((2, CHUNK), np.float32)
     zs = np.empty(CHUNK, np.float32)
@@ -139,7 +137,7 @@ def observe(
                 # Always written: whether it agrees cannot be predicted.
                 agrees = (z > limits[at, LOW]) & (z < limits[at, HIGH])
                 owner[at] = np.int32(start + i) if agrees else owner[at]
-                settled[at] |= np.uint8(agrees)
+                marks[at] |= np.uint8(agrees)
             continue
         least_hits = MOST_HITS
         has_seen = False
@@ -172,7 +170,7 @@ def observe(
             confirm(position, data, row, c, view)
             has_seen = True
             least_hits = min(least_hits, np.int64(s.hits))
-            settled[at] |= np.uint8(s.hits >= MATURE_HITS)
+            marks[at] |= np.uint8(s.hits >= MATURE_HITS)
             if d <= max_depth and cosine >= least_cosine:
                 refined += 1
                 # The surfel is not where the pixel's centre is: follow the plane to there.
@@ -229,4 +227,4 @@ def observe(
     owned = 0
     for at in range(owner.size):
         owned += owner[at] != NOBODY
-    return owner, settled, owned, refined, killed, merged, moved
+    return owner, owned, refined, killed, merged, moved

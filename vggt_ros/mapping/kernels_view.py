@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 MARGIN_VOXELS = 1.5
-MARGIN_SIGMAS = 2.5
+MARGIN_SIGMAS = 2.0
 """A surfel agrees with a measured depth within this many voxels plus this many of the depth's
 standard deviations. If it lies farther in front it is seen through."""
 
@@ -112,49 +112,56 @@ def margin_fraction(confidence):
 
 FREE, LOW, HIGH, DEPTH = 0, 1, 2, 3
 
+EDGE_MARGINS = 4.5
+"""Where inverse depth bends by more than this many margins (eight standard deviations, and noise
+bends by 2.4), the nearer pixel is an edge: the camera may have seen past it, and a depth in
+between is of no surface."""
+
+SETTLED, EDGE = 1, 2
+"""Bits of what is known of a pixel: it shows a mature surfel; it is an edge."""
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def depth_limits(depth, confidence, voxel, carves):
     """What the depth of a surfel means at each pixel, side by side in memory.
 
-    For the free space the nearest of 3x3 depths counts, so that a surfel at a silhouette is not
-    taken for transparent because its pixel lies half a pixel beside it.
-
     Returns:
         (H * W, 4) float32: surfels nearer than FREE (0 where there is no depth or without
-        `carves`) are seen through, those from LOW to HIGH are the surface, DEPTH.
+        `carves`) are seen through, those from LOW to HIGH are the surface, DEPTH. Edges confirm
+        nothing. And (H * W,) uint8, EDGE at the near side of a step of the depth.
     """
     height, width = depth.shape
-    rows = np.empty((height, width), np.float32)
-    line = np.empty(width, np.float32)
     limits = np.empty((height * width, 4), np.float32)
-    infinity, zero, one = np.float32(np.inf), np.float32(0), np.float32(1)
+    marks = np.zeros(height * width, np.uint8)
+    infinity, zero, one, two = np.float32(np.inf), np.float32(0), np.float32(1), np.float32(2)
+    inverse = np.empty((height, width), np.float32)
     for v in range(height):
         for u in range(width):
             d = depth[v, u]
-            line[u] = d if d > zero else infinity
-        for u in range(width):
-            a = line[u - 1] if u > 0 else infinity
-            b = line[u + 1] if u < width - 1 else infinity
-            c = line[u]
-            a = a if a < b else b
-            rows[v, u] = a if a < c else c
-    margin = np.float32(MARGIN_VOXELS * voxel)
+            inverse[v, u] = one / d if (d > zero) & (d < infinity) else np.float32(np.nan)
+    margin, bend = np.float32(MARGIN_VOXELS * voxel), np.float32(EDGE_MARGINS)
     for v in range(height):
         above, below = max(v - 1, 0), min(v + 1, height - 1)
         for u in range(width):
-            a, b, c = rows[above, u], rows[below, u], rows[v, u]
-            a = a if a < b else b
-            a = a if a < c else c
-            d = depth[v, u]
-            is_seen = d > zero and d < infinity and confidence[v, u] > zero
-            fraction = margin_fraction(confidence[v, u])
+            before, after = max(u - 1, 0), min(u + 1, width - 1)
+            d, w = depth[v, u], inverse[v, u]
+            c = confidence[v, u]
+            is_seen = (d > zero) & (d < infinity) & (c > zero)
+            fraction = margin_fraction(c)
+            least = (two - bend * fraction) * w
+            # A missing neighbour (NaN) is no edge.
+            is_edge = is_seen & (
+                (inverse[v, before] + inverse[v, after] < least)
+                | (inverse[above, u] + inverse[below, u] < least)
+            )
+            is_surface = is_seen & (not is_edge)
             at = v * width + u
-            limits[at, FREE] = a * (one - fraction) - margin if is_seen and carves else zero
-            limits[at, LOW] = d * (one - fraction) - margin if is_seen else infinity
-            limits[at, HIGH] = d * (one + fraction) + margin if is_seen else -infinity
+            marks[at] = EDGE if is_edge else 0
+            limits[at, FREE] = d * (one - fraction) - margin if is_seen and carves else zero
+            limits[at, LOW] = d * (one - fraction) - margin if is_surface else infinity
+            limits[at, HIGH] = d * (one + fraction) + margin if is_surface else -infinity
             limits[at, DEPTH] = d
-    return limits
+    return limits, marks
 
 
 @njit(cache=True, nogil=True)

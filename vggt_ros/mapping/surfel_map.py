@@ -50,7 +50,7 @@ _DEAD_FRACTION = 0.03
 _TABLE_GROWTH = 1.1
 """Factor by which the hash grows, so that 63 to 69 % of its slots are taken."""
 
-REJECT_REASONS = ("invalid", "far", "grazing", "outside", "full")
+REJECT_REASONS = ("invalid", "far", "grazing", "outside", "full", "edge")
 
 
 class SurfelMap:
@@ -230,8 +230,11 @@ class SurfelMap:
         least_cosine = np.float32(math.cos(math.radians(config.max_incidence_deg)))
         turn, shift = _rotation_translation(view.map_from_camera)
         planes = kernels_planes.tile_planes(view.depth, view.intrinsics, turn)
+        limits, marks = kernels_view.depth_limits(
+            view.depth, view.confidence, voxel, config.carve
+        )
         rotation, translation = _rotation_translation(view.map_from_camera.inverse())
-        owner, settled, owned, refined, carved, merged, moved = kernels_observe.observe(
+        owner, owned, refined, carved, merged, moved = kernels_observe.observe(
             *surfels_,
             self._table,
             self._rows,
@@ -242,7 +245,8 @@ class SurfelMap:
             view.confidence,
             view.rgb,
             planes,
-            kernels_view.depth_limits(view.depth, view.confidence, voxel, config.carve),
+            limits,
+            marks,
             voxel,
             max_depth,
             least_cosine,
@@ -260,7 +264,7 @@ class SurfelMap:
             self._rows,
             self._capacity,
             owner,
-            settled,
+            marks,
             view.depth,
             view.confidence,
             view.rgb,

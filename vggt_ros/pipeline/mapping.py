@@ -16,7 +16,7 @@ import numpy as np
 from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError
 from vggt_ros.mapping.interface import FuseStatistics, Map
-from vggt_ros.mapping.surfel_map import SurfelMap
+from vggt_ros.mapping.make_map import make_map
 from vggt_ros.pipeline.align_depth import DepthAligner, reference_from_points
 from vggt_ros.pipeline.align_scene import align_scene
 from vggt_ros.pipeline.bootstrap import make_bootstrapper
@@ -76,7 +76,7 @@ class MappingPipeline:
     ) -> None:
         self.config = config
         self.rig = rig
-        self.map: Map = map_ if map_ is not None else SurfelMap(config.map)
+        self.map: Map = map_ if map_ is not None else make_map(config.map)
         self.depth_estimator = depth_estimator or make_depth_estimator(config)
         self.aligner = DepthAligner(config.align)
         self.timings = Timings()
@@ -155,7 +155,7 @@ class MappingPipeline:
             depth_maps = tuple(self._align(p, self.scene) for p in predictions)
         with self.timings.measure("fuse"):
             accepted = [d for d in depth_maps if d.alignment.accepted]
-            fused = self.map.fuse(accepted)
+            fused = self.map.fuse(accepted, bootstrapped)
         if accepted:
             self.sets_used += 1
         else:

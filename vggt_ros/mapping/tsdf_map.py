@@ -1,0 +1,626 @@
+"""The TSDF map: Open3D's VoxelBlockGrid behind the interface of `mapping.interface.Map`.
+
+A truncated signed distance field (Curless and Levoy, SIGGRAPH 1996) in blocks of voxels that a
+hash finds (Niessner et al., 2013; Dong et al., ASH, 2021). Smoother surfaces than surfels, and
+meshes, at more memory and time. Open3D is imported when a map is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggt_ros.config import MapConfig
+from vggt_ros.errors import CalibrationError, ConfigError, SourceError
+from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.mapping.cloud import thin_to, voxel_average
+from vggt_ros.mapping.interface import FuseStatistics
+from vggt_ros.mapping.map_file import check_array, read_map, write_map
+from vggt_ros.types import DepthMap, Float32, Image, PointCloud, Rendering
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 8
+"""Voxels along the edge of a block; blocks of 16 leave three times as many voxels empty."""
+
+TRUNCATION_VOXELS = 6.0
+"""Half width of the band in which distances are kept. Noise of a depth must fit into it."""
+
+MOST_WEIGHT = 12
+"""Depth maps that a voxel remembers when `map.carve` is set; as many looks through a surface
+that has moved away remove it."""
+
+KIND, VERSION = "tsdf", 1
+
+_ATTRIBUTES = ("tsdf", "weight", "color")
+_CHANNELS = (1, 1, 3)
+_VOXEL_BYTES = 4 + 2 + 3 * 2
+_BLOCK_BYTES = BLOCK**3 * _VOXEL_BYTES + 128
+"""A block with its share of the hash."""
+
+_FIRST_BLOCKS = 1024
+_EVICTION_SLACK = 0.05
+"""Fraction of the budget that is freed beyond need, so that not every set has to evict."""
+
+_FRAGMENTS_PER_BLOCK = 4
+"""Pieces of 16x16 cells of _RAY_STEP pixels that a block may take up in an image."""
+
+_RAY_STEP = 8
+"""Open3D's `range_map_down_factor`. Sizes that it does not divide hang Open3D; images are
+rendered with lines and columns added until it does, and cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class TriangleMesh:
+    """Vertices (V, 3) float32 in map, faces (F, 3) int32, colours (V, 3), unit normals (V, 3)."""
+
+    points: Float32
+    faces: NDArray[np.int32]
+    colours: Image
+    normals: Float32
+
+
+class TsdfMap:
+    """A dense map within a fixed memory budget; see `mapping.interface.Map`.
+
+    Depth counts alike whatever its confidence is, so clouds carry none.
+
+    Args:
+        config: `map.*`; `tsdf_device` says where it lives.
+
+    Raises:
+        ConfigError: Open3D is missing or has no such device, the budget is too small, or a
+            setting has no meaning here.
+    """
+
+    def __init__(self, config: MapConfig) -> None:
+        self._o3d = _import_open3d()
+        self._device = _device(self._o3d, config.tsdf_device)
+        self.config = config
+        self._check_config()
+        self._capacity = int(config.budget_mb * 1e6 / _BLOCK_BYTES)
+        if self._capacity < _FIRST_BLOCKS // 8:
+            raise ConfigError(
+                f"map.budget_mb: expected room for {_FIRST_BLOCKS // 8} blocks of a TSDF "
+                f"({_FIRST_BLOCKS // 8 * _BLOCK_BYTES / 1e6:.2g} MB) or more, got "
+                f"{config.budget_mb} MB; raise it"
+            )
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything; the memory goes back to the system."""
+        self._allocate(min(self._capacity, _FIRST_BLOCKS))
+        self._set = 0
+
+    @property
+    def size(self) -> int:
+        """Voxels of the blocks in use."""
+        return int(self._grid.hashmap().size()) * BLOCK**3
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in use."""
+        return int(self._grid.hashmap().size())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the blocks, spare ones included."""
+        return int(self._grid.hashmap().capacity()) * _BLOCK_BYTES
+
+    def fuse(self, depth_maps: Sequence[DepthMap], bootstrap: bool = False) -> FuseStatistics:
+        """Integrate the depth maps of one set.
+
+        Maps whose alignment was not accepted are skipped, as are pixels that are not finite, not
+        positive, too far or without confidence. With `map.carve` the space in front of what is
+        seen is integrated, too, so that what has moved away goes.
+
+        Args:
+            depth_maps: depth [map units] with pose; any sizes.
+            bootstrap: the blocks of this set are evicted after all others.
+
+        Raises:
+            CalibrationError: shapes that do not agree or a distorted camera.
+            ConfigError: the set alone exceeds the budget.
+
+        After an error the map is as it was before.
+        """
+        self._check_config()
+        views = [_View(self, depth_map) for depth_map in depth_maps if depth_map.alignment.accepted]
+        views = [view for view in views if view.is_useful]
+        if not views:
+            return FuseStatistics()
+        wanted = [self._blocks_of(view) for view in views]
+        evicted, missing = self._make_room(np.concatenate(wanted))
+        self._set += 1
+        before = self.blocks
+        for view, blocks in zip(views, wanted, strict=True):
+            self._integrate(view, blocks, bootstrap)
+        added = self.blocks - before
+        return FuseStatistics(
+            added * BLOCK**3, (sum(map(len, wanted)) - missing) * BLOCK**3, 0, evicted * BLOCK**3
+        )
+
+    def render(
+        self, model: CameraModel, map_from_camera: Rigid3, attributes: bool = False
+    ) -> Rendering:
+        """Cast a ray for each pixel; NaN where no surface is met.
+
+        Args:
+            model: pinhole camera; distortion is an error.
+            map_from_camera: pose.
+            attributes: also colour and normals in map; confidence is 1 where there is depth.
+        """
+        _check_pinhole(model, "render")
+        shape = (model.height, model.width)
+        keys = self._visible(model, map_from_camera)
+        if not len(keys):
+            return _nothing(shape, attributes)
+        self._reserve_fragments(keys)
+        wanted = ["depth", "color", "normal"] if attributes else ["depth"]
+        o3c = self._o3d.core
+        found = self._grid.ray_cast(
+            o3c.Tensor(keys, device=self._device),
+            *_camera(self._o3d, model, map_from_camera, 0.0),
+            -(-model.width // _RAY_STEP) * _RAY_STEP,
+            -(-model.height // _RAY_STEP) * _RAY_STEP,
+            wanted,
+            depth_scale=1.0,
+            depth_min=self.config.voxel_m,
+            depth_max=self.config.max_depth_m,
+            weight_threshold=1.0,
+            trunc_voxel_multiplier=TRUNCATION_VOXELS,
+            range_map_down_factor=_RAY_STEP,
+        )
+
+        def image(name: str) -> NDArray[Any]:
+            array: NDArray[Any] = found[name].cpu().numpy()
+            return array[: model.height, : model.width]
+
+        depth = image("depth")[..., 0].astype(np.float32)
+        empty = ~(depth > 0)
+        depth[empty] = np.nan
+        if not attributes:
+            return Rendering(depth)
+        rgb = np.clip(np.rint(255 * image("color")), 0, 255).astype(np.uint8)
+        # Open3D gives normals in the camera's frame, away from the camera.
+        normals = _unit(image("normal").astype(np.float64))
+        normals = (normals @ -map_from_camera.rotation.T).astype(np.float32)
+        rgb[empty] = 0
+        normals[empty] = np.nan
+        return Rendering(depth, rgb, normals, (~empty).astype(np.float32))
+
+    def cloud(
+        self,
+        min_hits: int = 1,
+        min_confidence: float = 0.0,
+        voxel_m: float = 0.0,
+        max_points: int = 0,
+    ) -> PointCloud:
+        """Points where the distance changes its sign; 0 means no limit.
+
+        Args:
+            min_hits: depth maps that must have seen a voxel; with `map.carve` more than
+                MOST_WEIGHT are not told apart.
+            min_confidence: must be 0, a TSDF has none.
+            voxel_m: points of one cell of this size are averaged.
+            max_points: evenly thinned to this number.
+
+        Raises:
+            ConfigError: `min_confidence` is not 0.
+        """
+        _refuse_confidence(min_confidence)
+        cloud = _EMPTY
+        if self.blocks:
+            points = self._grid.extract_point_cloud(self._threshold(min_hits)).cpu()
+            if len(points.point.positions):
+                cloud = PointCloud(
+                    points.point.positions.numpy().astype(np.float32),
+                    _to_bytes(points.point.colors.numpy()),
+                    _unit(points.point.normals.numpy()).astype(np.float32),
+                )
+        if voxel_m:
+            return voxel_average(cloud, voxel_m, max_points)
+        keep = thin_to(len(cloud), max_points)
+        assert cloud.normals is not None  # for the type checker
+        return PointCloud(cloud.points[keep], cloud.colours[keep], cloud.normals[keep])
+
+    def mesh(self, min_hits: int = 1) -> TriangleMesh:
+        """Triangles of the surface (marching cubes).
+
+        Args:
+            min_hits: as for `cloud`.
+        """
+        if not self.blocks:
+            nothing = np.zeros((0, 3), np.float32)
+            return TriangleMesh(nothing, np.zeros((0, 3), np.int32), _EMPTY.colours, nothing)
+        found = self._grid.extract_triangle_mesh(self._threshold(min_hits)).cpu()
+        if not len(found.vertex.positions):
+            nothing = np.zeros((0, 3), np.float32)
+            return TriangleMesh(nothing, np.zeros((0, 3), np.int32), _EMPTY.colours, nothing)
+        return TriangleMesh(
+            found.vertex.positions.numpy().astype(np.float32),
+            found.triangle.indices.numpy().astype(np.int32),
+            _to_bytes(found.vertex.colors.numpy()),
+            _unit(found.vertex.normals.numpy()).astype(np.float32),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the map to one file, atomically.
+
+        Raises:
+            ExportError: the file cannot be written; what stood there stays.
+        """
+        hashmap = self._grid.hashmap()
+        rows = hashmap.active_buf_indices().cpu().numpy().astype(np.int64)
+        keys = hashmap.key_tensor().cpu().numpy()[rows]
+        order = np.lexsort(keys.T)
+        rows = rows[order]
+        values = {
+            name: self._flat(name).cpu().numpy()[rows]
+            for name in _ATTRIBUTES
+        }
+        arrays = {"keys": keys[order], "seen": self._seen[rows], "first": self._first[rows]}
+        header = {"voxel_m": self.config.voxel_m, "block": BLOCK, "set": self._set}
+        write_map(path, KIND, VERSION, header, {**arrays, **values})
+
+    def load(self, path: str | Path) -> None:
+        """Replace the map with a saved one.
+
+        Raises:
+            SourceError: not such a file, or damaged; the map is as it was before.
+            ConfigError: other voxels than `map.voxel_m`, or more than the budget holds.
+        """
+        header, arrays = read_map(path, KIND, VERSION)
+        _check_header(path, header, self.config)
+        keys = check_array(path, arrays, "keys", np.dtype(np.int32), (None, 3))
+        n = len(keys)
+        seen = check_array(path, arrays, "seen", np.dtype(np.int64), (n,))
+        first = check_array(path, arrays, "first", np.dtype(bool), (n,))
+        types = (np.dtype(np.float32), np.dtype(np.uint16), np.dtype(np.uint16))
+        values = [
+            check_array(path, arrays, name, dtype, (n, channels * BLOCK**3))
+            for name, dtype, channels in zip(_ATTRIBUTES, types, _CHANNELS, strict=True)
+        ]
+        if n > self._capacity:
+            raise ConfigError(
+                f"map.budget_mb: {path} holds {n} blocks, the budget of {self.config.budget_mb} "
+                f"MB {self._capacity}; raise it to {math.ceil(n * _BLOCK_BYTES / 1e6)} MB"
+            )
+        self._allocate(max(n, min(self._capacity, _FIRST_BLOCKS)))
+        self._set = int(header["set"])
+        if not n:
+            return
+        rows = self._activate(keys)
+        o3c = self._o3d.core
+        index = o3c.Tensor(rows, device=self._device)
+        for name, value in zip(_ATTRIBUTES, values, strict=True):
+            self._flat(name)[index] = o3c.Tensor(value, device=self._device)
+        self._seen[rows] = seen
+        self._first[rows] = first
+
+    def _allocate(self, blocks: int) -> None:
+        """An empty grid and what is known of its blocks, by their row in the hash."""
+        o3c = self._o3d.core
+        self._grid = self._o3d.t.geometry.VoxelBlockGrid(
+            _ATTRIBUTES,
+            (o3c.float32, o3c.uint16, o3c.uint16),
+            tuple(o3c.SizeVector([channels]) for channels in _CHANNELS),
+            voxel_size=self.config.voxel_m,
+            block_resolution=BLOCK,
+            block_count=blocks,
+            device=self._device,
+        )
+        self._has_fragments = False
+        rows = int(self._grid.hashmap().capacity())
+        self._seen = np.zeros(rows, np.int64)
+        self._first = np.zeros(rows, bool)
+
+    def _reserve_fragments(self, keys: NDArray[np.int32]) -> None:
+        """Make Open3D's buffer of image fragments large enough, once for each grid.
+
+        It is sized by the first image that is rendered, pixels / 256 / voxel size, and if it is
+        too small blocks are left out of the image. So the first image is a large empty one.
+        """
+        if self._has_fragments:
+            return
+        wanted = _FRAGMENTS_PER_BLOCK * self._capacity
+        side = math.ceil(math.sqrt(256 * self.config.voxel_m * wanted))
+        model = CameraModel(side, side, 1.0, 1.0, -2.0 * side, -2.0 * side)
+        self._grid.ray_cast(
+            self._o3d.core.Tensor(keys[:1], device=self._device),
+            *_camera(self._o3d, model, Rigid3.identity(), 0.0),
+            side,
+            side,
+            ["depth"],
+            depth_scale=1.0,
+            depth_max=self.config.max_depth_m,
+            range_map_down_factor=1,
+        )
+        self._has_fragments = True
+
+    def _flat(self, name: str) -> Any:
+        """An attribute of all rows, (rows, values of a block), sharing its memory."""
+        attribute = self._grid.attribute(name)
+        return attribute.reshape((attribute.shape[0], attribute.num_elements() // attribute.shape[0]))
+
+    def _check_config(self) -> None:
+        _refuse_confidence(self.config.min_confidence)
+
+    def _threshold(self, min_hits: int) -> float:
+        most = MOST_WEIGHT if self.config.carve else 65535
+        # Open3D wants more than the threshold.
+        return min(min_hits, most) - 0.5
+
+    def _blocks_of(self, view: _View) -> NDArray[np.int32]:
+        """Keys (B, 3) of the blocks about the surface of a depth map."""
+        keys: NDArray[np.int32] = (
+            self._grid.compute_unique_block_coordinates(
+                view.depth,
+                view.intrinsics,
+                view.camera_from_map,
+                1.0,
+                self.config.max_depth_m,
+                TRUNCATION_VOXELS,
+            )
+            .cpu()
+            .numpy()
+        )
+        return keys
+
+    def _activate(self, keys: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Have the blocks in the hash; returns their rows."""
+        hashmap = self._grid.hashmap()
+        tensor = self._o3d.core.Tensor(np.ascontiguousarray(keys), device=self._device)
+        hashmap.activate(tensor)
+        rows, _ = hashmap.find(tensor)
+        found: NDArray[np.int64] = rows.cpu().numpy().astype(np.int64)
+        return found
+
+    def _integrate(self, view: _View, blocks: NDArray[np.int32], bootstrap: bool) -> None:
+        before = self.blocks
+        rows = self._activate(blocks)
+        if bootstrap and self.blocks > before:
+            self._first[rows[self._seen[rows] == 0]] = True
+        self._seen[rows] = self._set
+        o3c = self._o3d.core
+        if self.config.carve:
+            blocks = self._visible(view.model, view.map_from_camera)
+            rows = self._find(blocks)
+        self._grid.integrate(
+            o3c.Tensor(np.ascontiguousarray(blocks), device=self._device),
+            view.depth,
+            view.colour,
+            view.intrinsics,
+            view.camera_from_map,
+            1.0,
+            self.config.max_depth_m,
+            TRUNCATION_VOXELS,
+        )
+        if self.config.carve and self._set % (MOST_WEIGHT // 4) == 0:
+            index = o3c.Tensor(rows, device=self._device)
+            weight = self._flat("weight")
+            weight[index] = weight[index].clip(0, MOST_WEIGHT)
+
+    def _find(self, keys: NDArray[np.int32]) -> NDArray[np.int64]:
+        tensor = self._o3d.core.Tensor(np.ascontiguousarray(keys), device=self._device)
+        rows, _ = self._grid.hashmap().find(tensor)
+        found: NDArray[np.int64] = rows.cpu().numpy().astype(np.int64)
+        return found
+
+    def _keys(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Rows in use and their keys (B, 3)."""
+        hashmap = self._grid.hashmap()
+        rows = hashmap.active_buf_indices().cpu().numpy().astype(np.int64)
+        keys: NDArray[np.int32] = hashmap.key_tensor().cpu().numpy()[rows]
+        return rows, keys
+
+    def _visible(self, model: CameraModel, map_from_camera: Rigid3) -> NDArray[np.int32]:
+        """Keys of the blocks whose bounding sphere meets the view cone."""
+        _, keys = self._keys()
+        edge = BLOCK * self.config.voxel_m
+        reach = 0.5 * math.sqrt(3) * edge
+        x, y, z = map_from_camera.inverse().apply((keys + 0.5) * edge).T
+        seen = (z > -reach) & (z < self.config.max_depth_m + reach)
+        for low, high, focal, middle, size in (
+            (x, x, model.fx, model.cx, model.width),
+            (y, y, model.fy, model.cy, model.height),
+        ):
+            left, right = (-0.5 - middle) / focal, (size - 0.5 - middle) / focal
+            seen &= low - left * z > -reach * math.hypot(1, left)
+            seen &= right * z - high > -reach * math.hypot(1, right)
+        return keys[seen]
+
+    def _make_room(self, wanted: NDArray[np.int32]) -> tuple[int, int]:
+        """Have room for the blocks; returns (blocks evicted, blocks that are new)."""
+        wanted = np.unique(wanted, axis=0)
+        hashmap = self._grid.hashmap()
+        _, known = hashmap.find(self._o3d.core.Tensor(wanted, device=self._device))
+        missing = len(wanted) - int(known.cpu().numpy().sum())
+        if len(wanted) > self._capacity:
+            raise ConfigError(
+                f"map.budget_mb: one set needs {len(wanted)} blocks, the budget of "
+                f"{self.config.budget_mb} MB holds {self._capacity}; raise it to "
+                f"{math.ceil(len(wanted) * _BLOCK_BYTES / 1e6)} MB or enlarge map.voxel_m"
+            )
+        evicted = 0
+        surplus = self.blocks + missing - self._capacity
+        if surplus > 0:
+            evicted = self._evict(surplus + int(_EVICTION_SLACK * self._capacity), wanted)
+        needed = self.blocks + missing
+        if needed > hashmap.capacity():
+            self._grow(min(self._capacity, max(needed, int(1.5 * hashmap.capacity()))))
+        return evicted, missing
+
+    def _grow(self, blocks: int) -> None:
+        rows, keys = self._keys()
+        seen, first = self._seen[rows], self._first[rows]
+        self._grid.hashmap().reserve(blocks)
+        capacity = int(self._grid.hashmap().capacity())
+        self._seen = np.zeros(capacity, np.int64)
+        self._first = np.zeros(capacity, bool)
+        if len(keys):
+            rows = self._find(keys)
+            self._seen[rows], self._first[rows] = seen, first
+
+    def _evict(self, count: int, wanted: NDArray[np.int32]) -> int:
+        """Drop the blocks of least weight and longest unseen, the bootstrap's last."""
+        rows, keys = self._keys()
+        needed = _packed(keys)
+        is_wanted = np.isin(needed, _packed(wanted))
+        weight = self._flat("weight").cpu().numpy()[rows].max(axis=1)
+        oldest = int(self._seen[rows].min())
+        age = (self._set - self._seen[rows]) / max(1, self._set - oldest)
+        priority = np.minimum(weight, MOST_WEIGHT) / MOST_WEIGHT - age
+        # The hash gives the blocks in no fixed order; ties go by place.
+        order = np.lexsort((needed, priority, self._first[rows], is_wanted))
+        gone = order[: min(count, len(order) - int(is_wanted.sum()))]
+        index = self._o3d.core.Tensor(rows[gone], device=self._device)
+        for name in _ATTRIBUTES:  # Open3D hands out rows as they were left
+            flat = self._flat(name)
+            flat[index] = self._o3d.core.Tensor.zeros(
+                (len(gone), flat.shape[1]), flat.dtype, self._device
+            )
+        self._seen[rows[gone]] = 0
+        self._first[rows[gone]] = False
+        erased = self._o3d.core.Tensor(np.ascontiguousarray(keys[gone]), device=self._device)
+        self._grid.hashmap().erase(erased)
+        logger.debug("map: evicted %d of %d blocks", len(gone), len(rows))
+        return len(gone)
+
+
+class _View:
+    """One checked depth map in the form that Open3D takes."""
+
+    def __init__(self, of: TsdfMap, depth_map: DepthMap) -> None:
+        model = depth_map.model
+        where = f"fuse: camera '{depth_map.camera}'"
+        _check_pinhole(model, where)
+        shape = (model.height, model.width)
+        for name, array, expected in (
+            ("depth", depth_map.depth, shape),
+            ("confidence", depth_map.confidence, shape),
+            ("rgb", depth_map.rgb, (*shape, 3)),
+        ):
+            if array.shape != expected:
+                raise CalibrationError(
+                    f"{where}: expected {name} of shape {expected} for its model, "
+                    f"got {array.shape}; resize the image or the model (CameraModel.resized)"
+                )
+        depth = np.asarray(depth_map.depth, np.float32)
+        with np.errstate(invalid="ignore"):
+            known = (depth > 0) & (depth <= of.config.max_depth_m) & (depth_map.confidence > 0)
+        self.is_useful = bool(known.any())
+        self.model = model
+        self.map_from_camera = depth_map.map_from_camera
+        o3d, device = of._o3d, of._device
+        image = o3d.t.geometry.Image
+        self.depth = image(
+            o3d.core.Tensor(np.where(known, depth, np.float32(0))[..., None], device=device)
+        )
+        # Open3D takes float colours of 0 to 1 with float depth.
+        colour = np.asarray(depth_map.rgb, np.uint8).astype(np.float32) * np.float32(1 / 255)
+        self.colour = image(o3d.core.Tensor(colour, device=device))
+        # Open3D rounds pixels down when it integrates; without this the surface is half a pixel
+        # of slant off.
+        camera = _camera(o3d, model, self.map_from_camera, 0.5)
+        self.intrinsics, self.camera_from_map = camera
+
+
+_EMPTY = PointCloud(
+    np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros((0, 3), np.float32)
+)
+
+
+def _import_open3d() -> Any:
+    try:
+        import open3d
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"map.kind: tsdf needs Open3D, which cannot be imported ({error}); "
+            "pip install open3d (and apt install libusb-1.0-0 libgomp1), or map.kind: surfel"
+        ) from error
+    return open3d
+
+
+def _device(o3d: Any, name: str) -> Any:
+    if name.startswith("cuda") and not o3d.core.cuda.is_available():
+        raise ConfigError(
+            f"map.tsdf_device: expected a device of this machine, got '{name}', but Open3D "
+            "finds no CUDA; set it to cpu"
+        )
+    return o3d.core.Device("CUDA:0" if name.startswith("cuda") else "CPU:0")
+
+
+def _camera(
+    o3d: Any, model: CameraModel, map_from_camera: Rigid3, shift_px: float
+) -> tuple[Any, Any]:
+    """Intrinsics, shifted, and `camera_from_map` as Open3D takes them, float64 on the CPU."""
+    matrix = np.array(model.matrix, np.float64)
+    matrix[:2, 2] += shift_px
+    extrinsic = np.ascontiguousarray(map_from_camera.inverse().matrix, np.float64)
+    return o3d.core.Tensor(matrix), o3d.core.Tensor(extrinsic)
+
+
+def _refuse_confidence(value: float) -> None:
+    if value > 0:
+        raise ConfigError(
+            f"map.min_confidence: expected 0 with map.kind: tsdf, got {value}; a TSDF keeps no "
+            "confidence, use map.min_hits"
+        )
+
+
+def _check_pinhole(model: CameraModel, where: str) -> None:
+    if model.is_distorted:
+        raise CalibrationError(
+            f"{where}: expected a camera without distortion, got {model.distortion_model} "
+            f"{model.distortion}; undistort the image and use model.without_distortion()"
+        )
+
+
+def _check_header(path: str | Path, header: dict[str, Any], config: MapConfig) -> None:
+    if header.get("block") != BLOCK or not isinstance(header.get("set"), int):
+        raise SourceError(
+            f"map file {path}: expected blocks of {BLOCK} voxels and a count of sets, got "
+            f"{header}; the file is damaged"
+        )
+    if header.get("voxel_m") != config.voxel_m:
+        raise ConfigError(
+            f"map.voxel_m: {path} has voxels of {header.get('voxel_m')}, the configuration says "
+            f"{config.voxel_m}; set map.voxel_m to that of the file"
+        )
+
+
+def _nothing(shape: tuple[int, int], attributes: bool) -> Rendering:
+    depth = np.full(shape, np.nan, np.float32)
+    if not attributes:
+        return Rendering(depth)
+    return Rendering(
+        depth,
+        np.zeros((*shape, 3), np.uint8),
+        np.full((*shape, 3), np.nan, np.float32),
+        np.zeros(shape, np.float32),
+    )
+
+
+def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    result: NDArray[Any] = vectors / np.maximum(length, 1e-12)
+    return result
+
+
+def _to_bytes(colours: NDArray[Any]) -> Image:
+    return np.clip(np.rint(255 * colours), 0, 255).astype(np.uint8)
+
+
+def _packed(keys: NDArray[np.int32]) -> NDArray[np.int64]:
+    """One int64 for each key (B, 3)."""
+    wide = keys.astype(np.int64) + (1 << 20)
+    packed: NDArray[np.int64] = wide[:, 0] | wide[:, 1] << 21 | wide[:, 2] << 42
+    return packed
