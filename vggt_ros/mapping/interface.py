@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vggt_ros.config import MapConfig
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.types import DepthMap, PointCloud, Rendering
@@ -20,6 +23,21 @@ class FuseStatistics:
     updated: int = 0
     carved: int = 0
     evicted: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class MapChanges:
+    """What has changed in a map since a revision, by blocks that do not overlap."""
+
+    revision: int
+    """To be given with the next question."""
+    complete: bool
+    """Everything is here: whoever keeps a copy drops it first, the numbers of blocks are new."""
+    blocks: NDArray[np.int64]
+    """(B,) ascending numbers of the blocks that changed; their points replace earlier ones."""
+    starts: NDArray[np.int64]
+    """(B + 1,) points of the b-th of them are starts[b] to starts[b + 1] of the cloud."""
+    cloud: PointCloud
 
 
 class Map(Protocol):
@@ -59,6 +77,12 @@ class Map(Protocol):
         max_points: int = 0,
     ) -> PointCloud:
         """A copy of the map for publishing and export; 0 means no limit."""
+        ...
+
+    def changes(
+        self, since: int | None, min_hits: int = 1, min_confidence: float = 0.0
+    ) -> MapChanges:
+        """What changed after a revision (None: everything), with the filters of `cloud`."""
         ...
 
     def save(self, path: str | Path) -> None:

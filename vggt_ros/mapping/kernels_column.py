@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from vggt_ros.mapping.surfels import SAME_COSINE, absorb, find, kill, pack_key
+from vggt_ros.mapping.surfels import CHUNK, SAME_COSINE, absorb, find, kill, pack_key
 
 REACH_FRACTION = 0.03
 MAX_REACH = 8
@@ -48,7 +48,9 @@ def find_in_column(data, table, i, j, k, nx, ny, nz, reach):
 
 
 @njit(cache=True, nogil=True)
-def merge_layers(position, data, table, row, nx, ny, nz, reach, near, inverse_voxel):
+def merge_layers(
+    position, data, changed, table, row, nx, ny, nz, reach, near, inverse_voxel, view
+):
     """Merge a surfel and those before and behind it into the heaviest of them.
 
     Inputs:
@@ -79,6 +81,8 @@ def merge_layers(position, data, table, row, nx, ny, nz, reach, near, inverse_vo
             heavy, light = (row, other) if data[row].weight > data[other].weight else (other, row)
             absorb(position, data, heavy, light)
             kill(position, data, table, light)
+            changed[heavy // CHUNK] = view
+            changed[light // CHUNK] = view
             merged += 1
             row = heavy
     return row, merged

@@ -122,8 +122,9 @@ def _is_covered(depth, marks, u, v, d, far):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def merge(
-    position, data, bounds, mature, table, rows, capacity, owner, marks, depth, confidence, rgb, planes,
-    intrinsics, rotation, translation, voxel, max_depth, least_cosine, view, most_removed,
+    position, data, bounds, mature, changed, table, rows, capacity, owner, marks, depth,
+    confidence, rgb, planes, intrinsics, rotation, translation, voxel, max_depth, least_cosine,
+    view, most_removed,
 ):  # fmt: skip
     """Merge one depth map into the map.
 
@@ -237,6 +238,7 @@ def merge(
                             red, green, blue, radius, weight, odds, view,
                         )  # fmt: skip
                         mature[rows // CHUNK] = 0
+                        changed[rows // CHUNK] = view
                         counts[ADDED] += 1
                         last_key, last_row = key, np.int64(rows)
                         rows += 1
@@ -261,11 +263,13 @@ def merge(
                         shrink(position, row, footprint_radius(d, fx, cosine, voxel))
                         counts[UPDATED] += 1
                     before = row
+                    changed[row // CHUNK] = view
                     now = key_at(position, row, inverse_voxel)
                     if now != data[row].key and counts[MOVES] < most_removed:
                         row, change = rekey(position, data, bounds, table, row, now)
                         counts[MOVES] += change == MOVED
                         counts[JOINED] += change == MERGED
+                        changed[row // CHUNK] = view
                     if in_cell or row != before:
                         last_key, last_row = key, row
     return rows, counts

@@ -80,8 +80,9 @@ def _miss(position, data, table, row, confidence):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def observe(
-    position, data, bounds, mature, table, rows, chunks, rotation, translation, intrinsics,
-    confidence, rgb, planes, limits, marks, voxel, max_depth, least_cosine, view, most_removed,
+    position, data, bounds, mature, changed, table, rows, chunks, rotation, translation,
+    intrinsics, confidence, rgb, planes, limits, marks, voxel, max_depth, least_cosine, view,
+    most_removed,
 ):  # fmt: skip
     """Compare the surfels in view with a depth map.
 
@@ -133,6 +134,7 @@ def observe(
                     continue
                 if z < limits[at, FREE]:
                     killed += _miss(position, data, table, start + i, flat_confidence[at])
+                    changed[chunk] = view
                     continue
                 # Always written: whether it agrees cannot be predicted.
                 agrees = (z > limits[at, LOW]) & (z < limits[at, HIGH])
@@ -153,6 +155,7 @@ def observe(
             c = flat_confidence[at]
             if z < limits[at, FREE]:
                 killed += _miss(position, data, table, row, c)
+                changed[chunk] = view
                 continue
             if not (z > limits[at, LOW] and z < limits[at, HIGH]):
                 continue
@@ -168,6 +171,7 @@ def observe(
             if s.nx * nx + s.ny * ny + s.nz * nz <= 0:
                 continue
             confirm(position, data, row, c, view)
+            changed[chunk] = view
             has_seen = True
             least_hits = min(least_hits, np.int64(s.hits))
             marks[at] |= np.uint8(s.hits >= MATURE_HITS)
@@ -197,10 +201,11 @@ def observe(
                     row, change = rekey(position, data, bounds, table, row, key)
                     moved += change == MOVED
                     merged += change == MERGED
+                    changed[row // CHUNK] = view
                 if data[row].hits in GRADUATION_HITS:
                     row, gone = merge_layers(
-                        position, data, table, row, nx, ny, nz, reach_cells(d, inverse_voxel),
-                        near, inverse_voxel,
+                        position, data, changed, table, row, nx, ny, nz,
+                        reach_cells(d, inverse_voxel), near, inverse_voxel, view,
                     )  # fmt: skip
                     merged += gone
             other = np.int64(owner[at])
@@ -221,6 +226,7 @@ def observe(
                 heavy, light = (row, other) if is_heavier else (other, row)
                 absorb(position, data, heavy, light)
                 kill(position, data, table, light)
+                changed[other // CHUNK] = view
                 merged += 1
         if has_seen:
             mature[chunk] = least_hits >= MATURE_HITS

@@ -73,7 +73,11 @@ def read_map(path: str | Path, kind: str, version: int) -> tuple[dict[str, Any],
 
 
 def check_array(
-    path: str | Path, arrays: Arrays, name: str, dtype: np.dtype[Any], shape: tuple[int | None, ...]
+    path: str | Path,
+    arrays: Arrays,
+    name: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int | None, ...],
 ) -> NDArray[Any]:
     """An array of a map file, if it has the expected type and shape (None: any length).
 
@@ -85,7 +89,9 @@ def check_array(
         array is None
         or array.dtype != dtype
         or array.ndim != len(shape)
-        or any(want is not None and want != got for want, got in zip(shape, array.shape, strict=True))
+        or any(
+            want is not None and want != got for want, got in zip(shape, array.shape, strict=True)
+        )
     ):
         got = "nothing" if array is None else f"{array.dtype} {array.shape}"
         raise SourceError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,9 @@ from vggt_ros.mapping import (
     surfels,
 )
 from vggt_ros.mapping.cloud import thin_to, voxel_average
-from vggt_ros.mapping.interface import FuseStatistics
+from vggt_ros.mapping.interface import FuseStatistics, MapChanges
 from vggt_ros.mapping.render import render_surfels
+from vggt_ros.mapping.surfel_file import SavedSurfels, read_surfels, write_surfels
 from vggt_ros.types import DepthMap, Float32, PointCloud, Rendering
 
 logger = logging.getLogger(__name__)
@@ -74,10 +76,14 @@ class SurfelMap:
             )
         self.rejected = dict.fromkeys(REJECT_REASONS, 0)
         """Pixels that were not fused, by reason, since the last `clear`."""
+        self._revision_base = -1
+        self._view = 0
         self.clear()
 
     def clear(self) -> None:
         """Forget everything; the memory goes back to the system."""
+        self._revision_base = self.revision + 1
+        self._whole_since = self._revision_base
         self._surfels = surfels.allocate(self._capacity)
         self._table = surfels.new_table(min(self._capacity, _FIRST_TABLE_ROWS))
         self._rows = 0
@@ -101,7 +107,14 @@ class SurfelMap:
     def memory_bytes(self) -> int:
         """Bytes that the surfels and their tables take up."""
         chunks = -(-self._most_rows // surfels.CHUNK)
-        return self._most_rows * surfels.ROW_BYTES + chunks * 25 + self._table.nbytes
+        return (
+            self._most_rows * surfels.ROW_BYTES + chunks * surfels.CHUNK_BYTES + self._table.nbytes
+        )
+
+    @property
+    def revision(self) -> int:
+        """Grows with every depth map and whenever the map is cleared or loaded."""
+        return self._revision_base + self._view
 
     def fuse(self, depth_maps: Sequence[DepthMap], bootstrap: bool = False) -> FuseStatistics:
         """Merge the depth maps of one set.
@@ -179,28 +192,81 @@ class SurfelMap:
             voxel_m: points of one cell of this size are averaged.
             max_points: evenly thinned, in the order of the map, to this number.
         """
-        data, n = self._surfels.data, self._rows
-        keep = (data["flags"][:n] & surfels.ALIVE) > 0
-        if min_hits > 1:
-            keep &= data["hits"][:n] >= min(min_hits, surfels.MOST_HITS)
-        if min_confidence > 0:
-            odds = math.inf if min_confidence >= 1 else _log_odds(min_confidence)
-            keep &= data["log_odds"][:n] >= odds
-        rows = np.flatnonzero(keep)
+        rows = self._chosen(np.arange(self._rows), min_hits, min_confidence)
         if max_points and not voxel_m:
             rows = rows[thin_to(len(rows), max_points)]
-        chosen = data[rows]
+        cloud = self._cloud_of(rows)
+        return voxel_average(cloud, voxel_m, max_points) if voxel_m else cloud
+
+    def changes(
+        self, since: int | None, min_hits: int = 1, min_confidence: float = 0.0
+    ) -> MapChanges:
+        """The blocks that changed after a revision; the rest of the map is not touched.
+
+        Args:
+            since: revision of the last changes that were taken; None for the whole map.
+            min_hits: as for `cloud`.
+            min_confidence: as for `cloud`.
+        """
+        chunks = np.arange(-(-self._rows // surfels.CHUNK))
+        complete = since is None or since <= self._whole_since
+        if since is not None and not complete:
+            chunks = np.flatnonzero(
+                self._surfels.changed[: len(chunks)] > since - self._revision_base
+            )
+        rows = (chunks[:, None] * surfels.CHUNK + np.arange(surfels.CHUNK)).reshape(-1)
+        rows = self._chosen(rows[rows < self._rows], min_hits, min_confidence)
+        starts = np.searchsorted(rows, np.append(chunks * surfels.CHUNK, self._rows))
+        return MapChanges(self.revision, complete, chunks, starts, self._cloud_of(rows))
+
+    def save(self, path: str | Path) -> None:
+        """Write the map to one file, atomically.
+
+        Raises:
+            ExportError: the file cannot be written; what stood there stays.
+        """
+        write_surfels(path, SavedSurfels(self._surfels, self._rows, self._view), self.config)
+
+    def load(self, path: str | Path) -> None:
+        """Replace the map with a saved one, which then goes on as it would have.
+
+        Raises:
+            SourceError: not such a file, or damaged; the map is as it was before.
+            ConfigError: other voxels than `map.voxel_m`, or more than the budget holds.
+        """
+        saved = read_surfels(path, self.config, self._capacity)
+        self.clear()
+        self._surfels, self._rows, self._view = saved.surfels, saved.rows, saved.view
+        self._whole_since = self.revision
+        self._living = int(((self._surfels.data["flags"][: self._rows] & surfels.ALIVE) > 0).sum())
+        self._most_rows = self._rows
+        self._tidy(self._living)
+
+    def _chosen(
+        self, rows: NDArray[np.int64], min_hits: int, min_confidence: float
+    ) -> NDArray[np.int64]:
+        """Those of the rows that live and have been seen often and surely enough."""
+        data = self._surfels.data
+        keep = (data["flags"][rows] & surfels.ALIVE) > 0
+        if min_hits > 1:
+            keep &= data["hits"][rows] >= min(min_hits, surfels.MOST_HITS)
+        if min_confidence > 0:
+            odds = math.inf if min_confidence >= 1 else _log_odds(min_confidence)
+            keep &= data["log_odds"][rows] >= odds
+        return rows[keep]
+
+    def _cloud_of(self, rows: NDArray[np.int64]) -> PointCloud:
+        chosen = self._surfels.data[rows]
         normals = np.column_stack([chosen[axis] for axis in ("nx", "ny", "nz")])
         normals = normals.astype(np.float32)
         normals /= np.linalg.norm(normals, axis=1, keepdims=True) + np.float32(1e-6)
         colours = np.column_stack([chosen[band] for band in ("red", "green", "blue")])
-        cloud = PointCloud(
+        return PointCloud(
             np.ascontiguousarray(self._surfels.position[:3, rows].T),
             (colours >> 8).astype(np.uint8),
             normals,
             np.float32(1) / (np.float32(1) + np.exp(-chosen["log_odds"])),
         )
-        return voxel_average(cloud, voxel_m, max_points) if voxel_m else cloud
 
     def _visible(
         self, model: CameraModel, rotation: Float32, translation: Float32, far: float
@@ -230,9 +296,7 @@ class SurfelMap:
         least_cosine = np.float32(math.cos(math.radians(config.max_incidence_deg)))
         turn, shift = _rotation_translation(view.map_from_camera)
         planes = kernels_planes.tile_planes(view.depth, view.intrinsics, turn)
-        limits, marks = kernels_view.depth_limits(
-            view.depth, view.confidence, voxel, config.carve
-        )
+        limits, marks = kernels_view.depth_limits(view.depth, view.confidence, voxel, config.carve)
         rotation, translation = _rotation_translation(view.map_from_camera.inverse())
         owner, owned, refined, carved, merged, moved = kernels_observe.observe(
             *surfels_,
@@ -307,6 +371,7 @@ class SurfelMap:
             self._living -= evicted
             logger.debug("map: evicted %d of %d surfels", evicted, evicted + self._living)
         self._rows = surfels.compact(*self._surfels, self._rows)
+        self._whole_since = self.revision
         self._tidy(self._living + needed)
         return evicted
 

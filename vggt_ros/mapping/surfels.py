@@ -51,6 +51,8 @@ class Surfels(NamedTuple):
     """(rows / CHUNK, 6) minimum and maximum of x y z of each chunk."""
     mature: NDArray[np.uint8]
     """(rows / CHUNK,) whether all of a chunk that was seen last had been seen often."""
+    changed: NDArray[np.uint32]
+    """(rows / CHUNK,) number of the last depth map that changed a chunk."""
 
 
 SURFEL = np.dtype(
@@ -79,7 +81,10 @@ MOST_HITS = 255
 ROW_BYTES = 4 * 4 + SURFEL.itemsize
 """Bytes of a surfel without its share of `bounds` and of the hash."""
 
-BYTES_PER_SURFEL = ROW_BYTES + 4 * SLOTS_PER_ROW + (6 * 4 + 1) / CHUNK
+CHUNK_BYTES = 6 * 4 + 1 + 4
+"""Bounds and what else is kept of a chunk."""
+
+BYTES_PER_SURFEL = ROW_BYTES + 4 * SLOTS_PER_ROW + CHUNK_BYTES / CHUNK
 """Everything that one surfel costs once the map is full: 57.9 bytes."""
 
 
@@ -95,6 +100,7 @@ def allocate(rows: int) -> Surfels:
         np.empty(rows, SURFEL),
         np.empty((chunks, 6), np.float32),
         np.zeros(chunks, np.uint8),
+        np.zeros(chunks, np.uint32),
     )
 
 
@@ -339,10 +345,10 @@ def rebuild(data, table, rows):
 
 
 @njit(cache=True, nogil=True)
-def compact(position, data, bounds, mature, rows):
+def compact(position, data, bounds, mature, changed, rows):
     """Move the living rows down, keeping their order. Returns how many there are.
 
-    The hash must be rebuilt afterwards.
+    The hash must be rebuilt afterwards, and what has changed since is everything.
     """
     to = 0
     for row in range(rows):
@@ -357,6 +363,7 @@ def compact(position, data, bounds, mature, rows):
         extend_bounds(position, bounds, to, True)
         to += 1
     mature[:] = 0
+    changed[:] = 0
     return to
 
 

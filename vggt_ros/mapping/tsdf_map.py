@@ -21,7 +21,7 @@ from vggt_ros.config import MapConfig
 from vggt_ros.errors import CalibrationError, ConfigError, SourceError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.cloud import thin_to, voxel_average
-from vggt_ros.mapping.interface import FuseStatistics
+from vggt_ros.mapping.interface import FuseStatistics, MapChanges
 from vggt_ros.mapping.map_file import check_array, read_map, write_map
 from vggt_ros.types import DepthMap, Float32, Image, PointCloud, Rendering
 
@@ -92,12 +92,19 @@ class TsdfMap:
                 f"({_FIRST_BLOCKS // 8 * _BLOCK_BYTES / 1e6:.2g} MB) or more, got "
                 f"{config.budget_mb} MB; raise it"
             )
+        self._revision = -1
         self.clear()
 
     def clear(self) -> None:
         """Forget everything; the memory goes back to the system."""
         self._allocate(min(self._capacity, _FIRST_BLOCKS))
         self._set = 0
+        self._revision += 1
+
+    @property
+    def revision(self) -> int:
+        """Grows with every set and whenever the map is cleared or loaded."""
+        return self._revision
 
     @property
     def size(self) -> int:
@@ -132,13 +139,16 @@ class TsdfMap:
         After an error the map is as it was before.
         """
         self._check_config()
-        views = [_View(self, depth_map) for depth_map in depth_maps if depth_map.alignment.accepted]
+        views = [
+            _View(self, depth_map) for depth_map in depth_maps if depth_map.alignment.accepted
+        ]
         views = [view for view in views if view.is_useful]
         if not views:
             return FuseStatistics()
         wanted = [self._blocks_of(view) for view in views]
         evicted, missing = self._make_room(np.concatenate(wanted))
         self._set += 1
+        self._revision += 1
         before = self.blocks
         for view, blocks in zip(views, wanted, strict=True):
             self._integrate(view, blocks, bootstrap)
@@ -163,11 +173,14 @@ class TsdfMap:
         if not len(keys):
             return _nothing(shape, attributes)
         self._reserve_fragments(keys)
+        # Open3D casts through values of the voxel below a point, not of the nearest one.
+        half_voxel = 0.5 * self.config.voxel_m
+        between = Rigid3(map_from_camera.rotation, map_from_camera.translation + half_voxel)
         wanted = ["depth", "color", "normal"] if attributes else ["depth"]
         o3c = self._o3d.core
         found = self._grid.ray_cast(
             o3c.Tensor(keys, device=self._device),
-            *_camera(self._o3d, model, map_from_camera, 0.0),
+            *_camera(self._o3d, model, between, 0.0),
             -(-model.width // _RAY_STEP) * _RAY_STEP,
             -(-model.height // _RAY_STEP) * _RAY_STEP,
             wanted,
@@ -220,16 +233,33 @@ class TsdfMap:
         if self.blocks:
             points = self._grid.extract_point_cloud(self._threshold(min_hits)).cpu()
             if len(points.point.positions):
+                positions = points.point.positions.numpy().astype(np.float32)
+                # Open3D's threads find them in any order; the same map gives the same bytes.
+                order = np.lexsort(positions.T)
                 cloud = PointCloud(
-                    points.point.positions.numpy().astype(np.float32),
-                    _to_bytes(points.point.colors.numpy()),
-                    _unit(points.point.normals.numpy()).astype(np.float32),
+                    positions[order],
+                    _to_bytes(points.point.colors.numpy()[order]),
+                    _unit(points.point.normals.numpy()[order]).astype(np.float32),
                 )
         if voxel_m:
             return voxel_average(cloud, voxel_m, max_points)
         keep = thin_to(len(cloud), max_points)
         assert cloud.normals is not None  # for the type checker
         return PointCloud(cloud.points[keep], cloud.colours[keep], cloud.normals[keep])
+
+    def changes(
+        self, since: int | None, min_hits: int = 1, min_confidence: float = 0.0
+    ) -> MapChanges:
+        """The whole map as one block if there was any set after a revision, else nothing.
+
+        Open3D extracts all points or none.
+        """
+        if since is not None and since >= self.revision:
+            none = np.zeros(0, np.int64)
+            return MapChanges(self.revision, False, none, np.zeros(1, np.int64), _EMPTY)
+        cloud = self.cloud(min_hits, min_confidence)
+        blocks, starts = np.zeros(1, np.int64), np.array([0, len(cloud)])
+        return MapChanges(self.revision, True, blocks, starts, cloud)
 
     def mesh(self, min_hits: int = 1) -> TriangleMesh:
         """Triangles of the surface (marching cubes).
@@ -262,10 +292,7 @@ class TsdfMap:
         keys = hashmap.key_tensor().cpu().numpy()[rows]
         order = np.lexsort(keys.T)
         rows = rows[order]
-        values = {
-            name: self._flat(name).cpu().numpy()[rows]
-            for name in _ATTRIBUTES
-        }
+        values = {name: self._flat(name).cpu().numpy()[rows] for name in _ATTRIBUTES}
         arrays = {"keys": keys[order], "seen": self._seen[rows], "first": self._first[rows]}
         header = {"voxel_m": self.config.voxel_m, "block": BLOCK, "set": self._set}
         write_map(path, KIND, VERSION, header, {**arrays, **values})
@@ -295,6 +322,7 @@ class TsdfMap:
             )
         self._allocate(max(n, min(self._capacity, _FIRST_BLOCKS)))
         self._set = int(header["set"])
+        self._revision += 1
         if not n:
             return
         rows = self._activate(keys)
@@ -348,7 +376,9 @@ class TsdfMap:
     def _flat(self, name: str) -> Any:
         """An attribute of all rows, (rows, values of a block), sharing its memory."""
         attribute = self._grid.attribute(name)
-        return attribute.reshape((attribute.shape[0], attribute.num_elements() // attribute.shape[0]))
+        return attribute.reshape(
+            (attribute.shape[0], attribute.num_elements() // attribute.shape[0])
+        )
 
     def _check_config(self) -> None:
         _refuse_confidence(self.config.min_confidence)
@@ -439,7 +469,7 @@ class TsdfMap:
 
     def _make_room(self, wanted: NDArray[np.int32]) -> tuple[int, int]:
         """Have room for the blocks; returns (blocks evicted, blocks that are new)."""
-        wanted = np.unique(wanted, axis=0)
+        wanted = wanted[np.unique(_packed(wanted), return_index=True)[1]]
         hashmap = self._grid.hashmap()
         _, known = hashmap.find(self._o3d.core.Tensor(wanted, device=self._device))
         missing = len(wanted) - int(known.cpu().numpy().sum())
