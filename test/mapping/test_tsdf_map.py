@@ -124,7 +124,7 @@ def test_budget_is_kept_and_the_bootstrap_survives(world):
     first = world.depth_map(world.BoxScene(), model, Rigid3.identity())
 
     def wall(k):
-        depth = np.full((45, 60), 2.0, np.float32)
+        depth = np.full((45, 60), 2.02, np.float32)  # not on a plane of voxels
         pose = Rigid3(np.eye(3), np.array([3.0 * k, 0.0, 0.0]))
         return dataclasses.replace(first, depth=depth, map_from_camera=pose)
 
@@ -256,7 +256,5 @@ def test_the_pipeline_takes_the_map_that_is_named():
     for _ in range(2):
         result = pipeline.step(plane_frame_set())
         assert result.fused.added + result.fused.updated > 0
-    points = pipeline.cloud().points
-    assert len(points) > 100
-    assert abs(np.median(points[:, 2]) - 2.0) < 0.05 or len(points) > 0
+    assert len(pipeline.cloud()) > 100
     assert isinstance(MappingPipeline(Config()).map, SurfelMap)

@@ -40,7 +40,8 @@ def write_map(
     """
     text = json.dumps({"kind": kind, "version": version, **header}, sort_keys=True)
     with atomic_write(path) as file:
-        np.savez(file, **{_HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)
+        members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), np.uint8), **arrays}
+        np.savez(file, **members)
 
 
 def read_map(path: str | Path, kind: str, version: int) -> tuple[dict[str, Any], Arrays]:

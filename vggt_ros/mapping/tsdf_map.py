@@ -46,6 +46,12 @@ _BLOCK_BYTES = BLOCK**3 * _VOXEL_BYTES + 128
 """A block with its share of the hash."""
 
 _FIRST_BLOCKS = 1024
+_LEAST_BLOCKS = 64
+
+_LEAST_SPARE, _SPARE_FRACTION = 64, 0.05
+"""Rows of the hash that stay free. Whatever is integrated is counted by Open3D as if it were new,
+and if it does not fit the hash doubles; so it is integrated in parts that fit."""
+
 _EVICTION_SLACK = 0.05
 """Fraction of the budget that is freed beyond need, so that not every set has to evict."""
 
@@ -85,19 +91,20 @@ class TsdfMap:
         self._device = _device(self._o3d, config.tsdf_device)
         self.config = config
         self._check_config()
-        self._capacity = int(config.budget_mb * 1e6 / _BLOCK_BYTES)
-        if self._capacity < _FIRST_BLOCKS // 8:
+        self._most_rows = int(config.budget_mb * 1e6 / _BLOCK_BYTES)
+        self._capacity = _usable(self._most_rows)
+        if self._capacity < _LEAST_BLOCKS:
+            least = (_LEAST_BLOCKS + _LEAST_SPARE) * _BLOCK_BYTES / 1e6
             raise ConfigError(
-                f"map.budget_mb: expected room for {_FIRST_BLOCKS // 8} blocks of a TSDF "
-                f"({_FIRST_BLOCKS // 8 * _BLOCK_BYTES / 1e6:.2g} MB) or more, got "
-                f"{config.budget_mb} MB; raise it"
+                f"map.budget_mb: expected room for {_LEAST_BLOCKS} blocks of a TSDF "
+                f"({least:.2g} MB) or more, got {config.budget_mb} MB; raise it"
             )
         self._revision = -1
         self.clear()
 
     def clear(self) -> None:
         """Forget everything; the memory goes back to the system."""
-        self._allocate(min(self._capacity, _FIRST_BLOCKS))
+        self._allocate(min(self._most_rows, _FIRST_BLOCKS))
         self._set = 0
         self._revision += 1
 
@@ -177,9 +184,8 @@ class TsdfMap:
         half_voxel = 0.5 * self.config.voxel_m
         between = Rigid3(map_from_camera.rotation, map_from_camera.translation + half_voxel)
         wanted = ["depth", "color", "normal"] if attributes else ["depth"]
-        o3c = self._o3d.core
         found = self._grid.ray_cast(
-            o3c.Tensor(keys, device=self._device),
+            self._tensor(keys),
             *_camera(self._o3d, model, between, 0.0),
             -(-model.width // _RAY_STEP) * _RAY_STEP,
             -(-model.height // _RAY_STEP) * _RAY_STEP,
@@ -310,7 +316,11 @@ class TsdfMap:
         n = len(keys)
         seen = check_array(path, arrays, "seen", np.dtype(np.int64), (n,))
         first = check_array(path, arrays, "first", np.dtype(bool), (n,))
-        types = (np.dtype(np.float32), np.dtype(np.uint16), np.dtype(np.uint16))
+        types: tuple[np.dtype[Any], ...] = (
+            np.dtype(np.float32),
+            np.dtype(np.uint16),
+            np.dtype(np.uint16),
+        )
         values = [
             check_array(path, arrays, name, dtype, (n, channels * BLOCK**3))
             for name, dtype, channels in zip(_ATTRIBUTES, types, _CHANNELS, strict=True)
@@ -320,16 +330,15 @@ class TsdfMap:
                 f"map.budget_mb: {path} holds {n} blocks, the budget of {self.config.budget_mb} "
                 f"MB {self._capacity}; raise it to {math.ceil(n * _BLOCK_BYTES / 1e6)} MB"
             )
-        self._allocate(max(n, min(self._capacity, _FIRST_BLOCKS)))
+        self._allocate(min(self._most_rows, max(_FIRST_BLOCKS, _rows_for(n))))
         self._set = int(header["set"])
         self._revision += 1
         if not n:
             return
         rows = self._activate(keys)
-        o3c = self._o3d.core
-        index = o3c.Tensor(rows, device=self._device)
+        index = self._tensor(rows)
         for name, value in zip(_ATTRIBUTES, values, strict=True):
-            self._flat(name)[index] = o3c.Tensor(value, device=self._device)
+            self._flat(name)[index] = self._tensor(value)
         self._seen[rows] = seen
         self._first[rows] = first
 
@@ -362,7 +371,7 @@ class TsdfMap:
         side = math.ceil(math.sqrt(256 * self.config.voxel_m * wanted))
         model = CameraModel(side, side, 1.0, 1.0, -2.0 * side, -2.0 * side)
         self._grid.ray_cast(
-            self._o3d.core.Tensor(keys[:1], device=self._device),
+            self._tensor(keys[:1]),
             *_camera(self._o3d, model, Rigid3.identity(), 0.0),
             side,
             side,
@@ -405,42 +414,52 @@ class TsdfMap:
         return keys
 
     def _activate(self, keys: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Have the blocks in the hash; returns their rows."""
+        """Have the blocks in the hash, empty if they are new; returns their rows."""
         hashmap = self._grid.hashmap()
-        tensor = self._o3d.core.Tensor(np.ascontiguousarray(keys), device=self._device)
-        hashmap.activate(tensor)
-        rows, _ = hashmap.find(tensor)
-        found: NDArray[np.int64] = rows.cpu().numpy().astype(np.int64)
-        return found
+        _, known = hashmap.find(self._tensor(keys))
+        new = keys[~known.cpu().numpy()]
+        if len(new):
+            hashmap.activate(self._tensor(new))
+            rows = self._find(new)
+            index = self._tensor(rows)
+            for name in _ATTRIBUTES:  # rows that were erased are handed out as they were left
+                flat = self._flat(name)
+                flat[index] = self._o3d.core.Tensor.zeros(
+                    (len(new), flat.shape[1]), flat.dtype, self._device
+                )
+            self._seen[rows] = 0
+            self._first[rows] = False
+        return self._find(keys)
 
     def _integrate(self, view: _View, blocks: NDArray[np.int32], bootstrap: bool) -> None:
-        before = self.blocks
         rows = self._activate(blocks)
-        if bootstrap and self.blocks > before:
+        if bootstrap:
             self._first[rows[self._seen[rows] == 0]] = True
         self._seen[rows] = self._set
-        o3c = self._o3d.core
         if self.config.carve:
             blocks = self._visible(view.model, view.map_from_camera)
-            rows = self._find(blocks)
-        self._grid.integrate(
-            o3c.Tensor(np.ascontiguousarray(blocks), device=self._device),
-            view.depth,
-            view.colour,
-            view.intrinsics,
-            view.camera_from_map,
-            1.0,
-            self.config.max_depth_m,
-            TRUNCATION_VOXELS,
-        )
+        part = int(self._grid.hashmap().capacity()) - self.blocks
+        for start in range(0, len(blocks), part):
+            self._grid.integrate(
+                self._tensor(blocks[start : start + part]),
+                view.depth,
+                view.colour,
+                view.intrinsics,
+                view.camera_from_map,
+                1.0,
+                self.config.max_depth_m,
+                TRUNCATION_VOXELS,
+            )
         if self.config.carve and self._set % (MOST_WEIGHT // 4) == 0:
-            index = o3c.Tensor(rows, device=self._device)
+            index = self._tensor(self._find(blocks))
             weight = self._flat("weight")
             weight[index] = weight[index].clip(0, MOST_WEIGHT)
 
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        return self._o3d.core.Tensor(np.ascontiguousarray(array), device=self._device)
+
     def _find(self, keys: NDArray[np.int32]) -> NDArray[np.int64]:
-        tensor = self._o3d.core.Tensor(np.ascontiguousarray(keys), device=self._device)
-        rows, _ = self._grid.hashmap().find(tensor)
+        rows, _ = self._grid.hashmap().find(self._tensor(keys))
         found: NDArray[np.int64] = rows.cpu().numpy().astype(np.int64)
         return found
 
@@ -471,7 +490,7 @@ class TsdfMap:
         """Have room for the blocks; returns (blocks evicted, blocks that are new)."""
         wanted = wanted[np.unique(_packed(wanted), return_index=True)[1]]
         hashmap = self._grid.hashmap()
-        _, known = hashmap.find(self._o3d.core.Tensor(wanted, device=self._device))
+        _, known = hashmap.find(self._tensor(wanted))
         missing = len(wanted) - int(known.cpu().numpy().sum())
         if len(wanted) > self._capacity:
             raise ConfigError(
@@ -484,14 +503,15 @@ class TsdfMap:
         if surplus > 0:
             evicted = self._evict(surplus + int(_EVICTION_SLACK * self._capacity), wanted)
         needed = self.blocks + missing
-        if needed > hashmap.capacity():
-            self._grow(min(self._capacity, max(needed, int(1.5 * hashmap.capacity()))))
+        rows = int(hashmap.capacity())
+        if needed > _usable(rows):
+            self._grow(min(self._most_rows, max(_rows_for(needed), int(1.5 * rows))))
         return evicted, missing
 
-    def _grow(self, blocks: int) -> None:
+    def _grow(self, most: int) -> None:
         rows, keys = self._keys()
         seen, first = self._seen[rows], self._first[rows]
-        self._grid.hashmap().reserve(blocks)
+        self._grid.hashmap().reserve(most)
         capacity = int(self._grid.hashmap().capacity())
         self._seen = np.zeros(capacity, np.int64)
         self._first = np.zeros(capacity, bool)
@@ -511,16 +531,7 @@ class TsdfMap:
         # The hash gives the blocks in no fixed order; ties go by place.
         order = np.lexsort((needed, priority, self._first[rows], is_wanted))
         gone = order[: min(count, len(order) - int(is_wanted.sum()))]
-        index = self._o3d.core.Tensor(rows[gone], device=self._device)
-        for name in _ATTRIBUTES:  # Open3D hands out rows as they were left
-            flat = self._flat(name)
-            flat[index] = self._o3d.core.Tensor.zeros(
-                (len(gone), flat.shape[1]), flat.dtype, self._device
-            )
-        self._seen[rows[gone]] = 0
-        self._first[rows[gone]] = False
-        erased = self._o3d.core.Tensor(np.ascontiguousarray(keys[gone]), device=self._device)
-        self._grid.hashmap().erase(erased)
+        self._grid.hashmap().erase(self._tensor(keys[gone]))
         logger.debug("map: evicted %d of %d blocks", len(gone), len(rows))
         return len(gone)
 
@@ -566,6 +577,16 @@ class _View:
 _EMPTY = PointCloud(
     np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros((0, 3), np.float32)
 )
+
+
+def _usable(rows: int) -> int:
+    """Blocks that a hash of so many rows may hold."""
+    return rows - max(_LEAST_SPARE, math.ceil(_SPARE_FRACTION * rows))
+
+
+def _rows_for(blocks: int) -> int:
+    """Rows of a hash for so many blocks."""
+    return max(blocks + _LEAST_SPARE, math.ceil(blocks / (1 - _SPARE_FRACTION)) + 1)
 
 
 def _import_open3d() -> Any:
