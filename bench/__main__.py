@@ -18,6 +18,7 @@ SECTIONS = {
     "demo": "The demo over DDS",
     "map_kernels": "Kernels beside their peers",
     "map_accuracy": "Map and alignment on recorded depth",
+    "map_limits": "Map: what moves, memory, growth",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 

@@ -16,6 +16,7 @@ from vggt_ros.config import AlignConfig, MapConfig
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.cloud import voxel_cell_means
 from vggt_ros.mapping.kernels_fit import fit_affine
+from vggt_ros.mapping.make_map import make_map
 from vggt_ros.mapping.packing import pack_xyzrgb
 from vggt_ros.mapping.surfel_map import SurfelMap
 from vggt_ros.pipeline.align_depth import DepthAligner
@@ -32,7 +33,7 @@ ROOM_LOW, ROOM_HIGH = np.array([-4.0, -3.0, 0.0]), np.array([4.0, 3.0, 2.8])
 
 def figures() -> list[Figure]:
     """All kernels; without Open3D its comparisons are left out."""
-    return [*voxels(), *rendering(), *fitting(), *packing(), *whole_step()]
+    return [*voxels(), *rendering(), *fitting(), *packing(), *whole_step(), *tsdf()]
 
 
 def voxels(count: int = 2_000_000, voxel: float = 0.02) -> list[Figure]:
@@ -205,6 +206,79 @@ def whole_step(cameras: int = 4, size: int = 252, sets: int = 40) -> list[Figure
         ),
         at_most("memory per surfel", surfel_map.memory_bytes / surfel_map.size, "bytes", 64),
     ]
+
+
+def tsdf(size: tuple[int, int] = (640, 480), sets: int = 7) -> list[Figure]:
+    """Integration and ray casting through the map against calling Open3D directly."""
+    o3d = _open3d()
+    if o3d is None:
+        return []
+    model = CameraModel(*size, 0.8 * size[0], 0.8 * size[0], size[0] / 2, size[1] / 2)
+    small = CameraModel(252, 252, 0.6 * 252, 0.6 * 252, 125.5, 125.5)
+    pose = _level_camera(0.1, (0.0, 0.0, 1.4))
+    one = _depth_map(_hall_depth(model, pose, 1.0), model, pose)
+    figures = []
+    for voxel in (0.02, 0.01):
+        config = MapConfig(kind="tsdf", voxel_m=voxel, carve=False, budget_mb=1000)
+        ours, direct = make_map(config), _Open3dGrid(o3d, voxel, config.max_depth_m)
+        pairs = [
+            (f"TSDF, integrate {size[0]}x{size[1]}, {100 * voxel:g} cm",
+             lambda ours=ours: ours.fuse([one]), lambda direct=direct: direct.integrate(one)),
+            (f"TSDF, ray cast 252 px, {100 * voxel:g} cm",
+             lambda ours=ours: ours.render(small, pose),
+             lambda direct=direct: direct.ray_cast(small, pose)),
+        ]  # fmt: skip
+        for name, mine, peers in pairs:
+            times = _alternately(mine, peers, sets)
+            figures += [
+                Figure(name, times[0], "CPU-ms"),
+                _ratio(f"{name}, Open3D directly / ours", times[1], times[0], 0.95),
+            ]
+    return figures
+
+
+class _Open3dGrid:
+    """Open3D's VoxelBlockGrid with its own settings, blocks of 16 voxels."""
+
+    def __init__(self, o3d: ModuleType, voxel: float, far: float) -> None:
+        core = o3d.core
+        self.o3d, self.far = o3d, far
+        self.grid = o3d.t.geometry.VoxelBlockGrid(
+            ("tsdf", "weight", "color"), (core.float32, core.uint16, core.uint16),
+            (core.SizeVector([1]), core.SizeVector([1]), core.SizeVector([3])),
+            voxel, 16, 20_000,
+        )  # fmt: skip
+
+    def integrate(self, depth_map: DepthMap) -> None:
+        core, image = self.o3d.core, self.o3d.t.geometry.Image
+        depth = image(core.Tensor(depth_map.depth))
+        colour = image(core.Tensor(depth_map.rgb.astype(np.float32) / 255))
+        camera = self._camera(depth_map.model, depth_map.map_from_camera)
+        blocks = self.grid.compute_unique_block_coordinates(depth, *camera, 1.0, self.far, 6.0)
+        self.blocks = blocks
+        self.grid.integrate(blocks, depth, colour, *camera, 1.0, self.far, 6.0)
+
+    def ray_cast(self, model: CameraModel, pose: Rigid3) -> None:
+        self.grid.ray_cast(
+            self.blocks, *self._camera(model, pose), model.width, model.height, ["depth"],
+            1.0, 0.1, self.far, 1.0, 6.0, 14,
+        )  # fmt: skip
+
+    def _camera(self, model: CameraModel, pose: Rigid3) -> tuple[Any, Any]:
+        core = self.o3d.core
+        return core.Tensor(model.matrix), core.Tensor(pose.inverse().matrix)
+
+
+def _alternately(ours: Callable[[], Any], peer: Callable[[], Any], times: int) -> list[float]:
+    """Median CPU-ms of both, measured in turn."""
+    spent: list[list[float]] = [[], []]
+    for turn in range(times + 2):
+        for work, each in zip((ours, peer), spent, strict=True):
+            start = time.process_time()
+            work()
+            if turn > 1:
+                each.append(1e3 * (time.process_time() - start))
+    return [float(np.median(each)) for each in spent]
 
 
 def _numpy_tukey(ys: np.ndarray, ds: np.ndarray) -> tuple[float, float]:

@@ -150,7 +150,7 @@ def test_budget_is_kept_and_the_bootstrap_survives(world):
 def test_budget_smaller_than_one_set_is_an_error_that_changes_nothing(world):
     with pytest.raises(ConfigError, match="budget_mb"):
         make_map(dataclasses.replace(CONFIG, budget_mb=0.1))
-    tsdf = make_map(dataclasses.replace(CONFIG, voxel_m=0.01, budget_mb=2.0))
+    tsdf = make_map(dataclasses.replace(CONFIG, voxel_m=0.01, budget_mb=5.0))
     with pytest.raises(ConfigError, match="raise it to"):
         tsdf.fuse(room(world))
     assert tsdf.size == 0

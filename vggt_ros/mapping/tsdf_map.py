@@ -22,13 +22,15 @@ from vggt_ros.errors import CalibrationError, ConfigError, SourceError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
+from vggt_ros.mapping.kernels_tsdf import integrable
 from vggt_ros.mapping.map_file import check_array, read_map, write_map
 from vggt_ros.types import DepthMap, Float32, Image, PointCloud, Rendering
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 8
-"""Voxels along the edge of a block; blocks of 16 leave three times as many voxels empty."""
+BLOCK = 16
+"""Voxels along the edge of a block. Blocks of 8 leave a third as many voxels empty, but rays
+take twice as long through them."""
 
 TRUNCATION_VOXELS = 6.0
 """Half width of the band in which distances are kept. Noise of a depth must fit into it."""
@@ -45,10 +47,10 @@ _VOXEL_BYTES = 4 + 2 + 3 * 2
 _BLOCK_BYTES = BLOCK**3 * _VOXEL_BYTES + 128
 """A block with its share of the hash."""
 
-_FIRST_BLOCKS = 1024
-_LEAST_BLOCKS = 64
+_FIRST_BLOCKS = 512
+_LEAST_BLOCKS = 32
 
-_LEAST_SPARE, _SPARE_FRACTION = 64, 0.05
+_LEAST_SPARE, _SPARE_FRACTION = 32, 0.12
 """Rows of the hash that stay free. Whatever is integrated is counted by Open3D as if it were new,
 and if it does not fit the hash doubles; so it is integrated in parts that fit."""
 
@@ -554,20 +556,17 @@ class _View:
                     f"{where}: expected {name} of shape {expected} for its model, "
                     f"got {array.shape}; resize the image or the model (CameraModel.resized)"
                 )
-        depth = np.asarray(depth_map.depth, np.float32)
-        with np.errstate(invalid="ignore"):
-            known = (depth > 0) & (depth <= of.config.max_depth_m) & (depth_map.confidence > 0)
-        self.is_useful = bool(known.any())
+        depth, colour, count = integrable(
+            np.ascontiguousarray(depth_map.depth, np.float32),
+            np.ascontiguousarray(depth_map.confidence, np.float32),
+            np.ascontiguousarray(depth_map.rgb, np.uint8),
+            np.float32(of.config.max_depth_m),
+        )
+        self.is_useful = count > 0
         self.model = model
         self.map_from_camera = depth_map.map_from_camera
-        o3d, device = of._o3d, of._device
-        image = o3d.t.geometry.Image
-        self.depth = image(
-            o3d.core.Tensor(np.where(known, depth, np.float32(0))[..., None], device=device)
-        )
-        # Open3D takes float colours of 0 to 1 with float depth.
-        colour = np.asarray(depth_map.rgb, np.uint8).astype(np.float32) * np.float32(1 / 255)
-        self.colour = image(o3d.core.Tensor(colour, device=device))
+        o3d, image = of._o3d, of._o3d.t.geometry.Image
+        self.depth, self.colour = image(of._tensor(depth)), image(of._tensor(colour))
         # Open3D rounds pixels down when it integrates; without this the surface is half a pixel
         # of slant off.
         camera = _camera(o3d, model, self.map_from_camera, 0.5)
