@@ -103,21 +103,22 @@ def _find_beside(position, data, owner, u, v, width, height, x, y, z, nx, ny, nz
 
 
 @njit(cache=True, nogil=True)
-def _is_covered(depth, marks, u, v, d, far):
-    """Whether a pixel beside shows a mature surfel at nearly the same depth.
+def _is_covered(depth, marks, u, v, d, narrow, far):
+    """Whether pixels beside show mature surfels at nearly the same depth.
 
-    Such a surfel learns nothing more from this pixel, and it is not looked at: of pixels that
+    Such surfels learn nothing more from this pixel, and it is not looked at: of pixels that
     are narrower than a voxel most have no surfel of their own, and to look would take longer
-    than all the rest.
+    than all the rest. Up to twice that width both sides must be covered.
     """
     height, width = depth.shape
     at = v * width + u
-    return (
-        (u > 0 and marks[at - 1] & SETTLED and abs(depth[v, u - 1] - d) < far)
-        or (u < width - 1 and marks[at + 1] & SETTLED and abs(depth[v, u + 1] - d) < far)
-        or (v > 0 and marks[at - width] & SETTLED and abs(depth[v - 1, u] - d) < far)
-        or (v < height - 1 and marks[at + width] & SETTLED and abs(depth[v + 1, u] - d) < far)
-    )
+    left = u > 0 and marks[at - 1] & SETTLED and abs(depth[v, u - 1] - d) < far
+    right = u < width - 1 and marks[at + 1] & SETTLED and abs(depth[v, u + 1] - d) < far
+    if (left and right) or (d < narrow and (left or right)):
+        return True
+    above = v > 0 and marks[at - width] & SETTLED and abs(depth[v - 1, u] - d) < far
+    below = v < height - 1 and marks[at + width] & SETTLED and abs(depth[v + 1, u] - d) < far
+    return (above and below) or (d < narrow and (above or below))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -154,7 +155,7 @@ def merge(
     limit = np.float32(CELL_LIMIT - 2 * MAX_REACH)
     lateral = np.float32((NEIGHBOUR_VOXELS * voxel) ** 2)
     narrow, far = np.float32(voxel) * fx, np.float32(MARGIN_VOXELS * voxel)
-    share = np.float32(REACH_FRACTION)
+    share, two = np.float32(REACH_FRACTION), np.float32(2)
     widest = np.float32(WIDE_PIXEL_VOXELS * voxel) * fx
     counts = np.zeros(COUNTS, np.int64)
     last_key, last_row = np.int64(-1), np.int64(-1)
@@ -178,7 +179,8 @@ def merge(
                         counts[EDGES] += 1
                         continue
                     if owner[at] != NOBODY or (
-                        d < narrow and _is_covered(depth, marks, u, v, d, far + share * d)
+                        d < two * narrow
+                        and _is_covered(depth, marks, u, v, d, narrow, far + share * d)
                     ):
                         continue
                     rx = (np.float32(u) - cx) * inverse_fx

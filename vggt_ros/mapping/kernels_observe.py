@@ -45,8 +45,8 @@ DUPLICATE_VOXELS = 0.7
 """Two surfels of one surface that one pixel sees at this lateral distance or less are one."""
 
 MATURE_HITS = 16
-MATURE_TURNS = 8
-"""Surfels seen this often hardly change any more; a chunk of them is refined every eighth time
+MATURE_TURNS = 12
+"""Surfels seen this often hardly change any more; a chunk of them is refined every twelfth time
 only, drawn by the hash of its number and the view's, so that all cameras come round."""
 
 NOBODY = -1

@@ -18,12 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import MapConfig
-from vggt_ros.errors import CalibrationError, ConfigError, SourceError
+from vggt_ros.errors import ConfigError, SourceError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
-from vggt_ros.mapping.kernels_tsdf import integrable
 from vggt_ros.mapping.map_file import check_array, read_map, write_map
+from vggt_ros.mapping.tsdf_open3d import (
+    IntegratedView,
+    check_pinhole,
+    empty_rendering,
+    import_open3d,
+    open3d_camera,
+    open3d_device,
+    packed,
+    to_bytes,
+    unit,
+)
 from vggt_ros.types import DepthMap, Float32, Image, PointCloud, Rendering
 
 logger = logging.getLogger(__name__)
@@ -89,8 +99,8 @@ class TsdfMap:
     """
 
     def __init__(self, config: MapConfig) -> None:
-        self._o3d = _import_open3d()
-        self._device = _device(self._o3d, config.tsdf_device)
+        self._o3d = import_open3d()
+        self._device = open3d_device(self._o3d, config.tsdf_device)
         self.config = config
         self._check_config()
         self._most_rows = int(config.budget_mb * 1e6 / _BLOCK_BYTES)
@@ -149,7 +159,9 @@ class TsdfMap:
         """
         self._check_config()
         views = [
-            _View(self, depth_map) for depth_map in depth_maps if depth_map.alignment.accepted
+            IntegratedView(self._o3d, self._device, depth_map, self.config.max_depth_m)
+            for depth_map in depth_maps
+            if depth_map.alignment.accepted
         ]
         views = [view for view in views if view.is_useful]
         if not views:
@@ -176,11 +188,11 @@ class TsdfMap:
             map_from_camera: pose.
             attributes: also colour and normals in map; confidence is 1 where there is depth.
         """
-        _check_pinhole(model, "render")
+        check_pinhole(model, "render")
         shape = (model.height, model.width)
         keys = self._visible(model, map_from_camera)
         if not len(keys):
-            return _nothing(shape, attributes)
+            return empty_rendering(shape, attributes)
         self._reserve_fragments(keys)
         # Open3D casts through values of the voxel below a point, not of the nearest one.
         half_voxel = 0.5 * self.config.voxel_m
@@ -188,7 +200,7 @@ class TsdfMap:
         wanted = ["depth", "color", "normal"] if attributes else ["depth"]
         found = self._grid.ray_cast(
             self._tensor(keys),
-            *_camera(self._o3d, model, between, 0.0),
+            *open3d_camera(self._o3d, model, between, 0.0),
             -(-model.width // _RAY_STEP) * _RAY_STEP,
             -(-model.height // _RAY_STEP) * _RAY_STEP,
             wanted,
@@ -211,7 +223,7 @@ class TsdfMap:
             return Rendering(depth)
         rgb = np.clip(np.rint(255 * image("color")), 0, 255).astype(np.uint8)
         # Open3D gives normals in the camera's frame, away from the camera.
-        normals = _unit(image("normal").astype(np.float64))
+        normals = unit(image("normal").astype(np.float64))
         normals = (normals @ -map_from_camera.rotation.T).astype(np.float32)
         rgb[empty] = 0
         normals[empty] = np.nan
@@ -246,8 +258,8 @@ class TsdfMap:
                 order = np.lexsort(positions.T)
                 cloud = PointCloud(
                     positions[order],
-                    _to_bytes(points.point.colors.numpy()[order]),
-                    _unit(points.point.normals.numpy()[order]).astype(np.float32),
+                    to_bytes(points.point.colors.numpy()[order]),
+                    unit(points.point.normals.numpy()[order]).astype(np.float32),
                 )
         if voxel_m:
             return voxel_average(cloud, voxel_m, max_points)
@@ -285,8 +297,8 @@ class TsdfMap:
         return TriangleMesh(
             found.vertex.positions.numpy().astype(np.float32),
             found.triangle.indices.numpy().astype(np.int32),
-            _to_bytes(found.vertex.colors.numpy()),
-            _unit(found.vertex.normals.numpy()).astype(np.float32),
+            to_bytes(found.vertex.colors.numpy()),
+            unit(found.vertex.normals.numpy()).astype(np.float32),
         )
 
     def save(self, path: str | Path) -> None:
@@ -374,7 +386,7 @@ class TsdfMap:
         model = CameraModel(side, side, 1.0, 1.0, -2.0 * side, -2.0 * side)
         self._grid.ray_cast(
             self._tensor(keys[:1]),
-            *_camera(self._o3d, model, Rigid3.identity(), 0.0),
+            *open3d_camera(self._o3d, model, Rigid3.identity(), 0.0),
             side,
             side,
             ["depth"],
@@ -399,7 +411,7 @@ class TsdfMap:
         # Open3D wants more than the threshold.
         return min(min_hits, most) - 0.5
 
-    def _blocks_of(self, view: _View) -> NDArray[np.int32]:
+    def _blocks_of(self, view: IntegratedView) -> NDArray[np.int32]:
         """Keys (B, 3) of the blocks about the surface of a depth map."""
         keys: NDArray[np.int32] = (
             self._grid.compute_unique_block_coordinates(
@@ -433,7 +445,7 @@ class TsdfMap:
             self._first[rows] = False
         return self._find(keys)
 
-    def _integrate(self, view: _View, blocks: NDArray[np.int32], bootstrap: bool) -> None:
+    def _integrate(self, view: IntegratedView, blocks: NDArray[np.int32], bootstrap: bool) -> None:
         rows = self._activate(blocks)
         if bootstrap:
             self._first[rows[self._seen[rows] == 0]] = True
@@ -490,7 +502,7 @@ class TsdfMap:
 
     def _make_room(self, wanted: NDArray[np.int32]) -> tuple[int, int]:
         """Have room for the blocks; returns (blocks evicted, blocks that are new)."""
-        wanted = wanted[np.unique(_packed(wanted), return_index=True)[1]]
+        wanted = wanted[np.unique(packed(wanted), return_index=True)[1]]
         hashmap = self._grid.hashmap()
         _, known = hashmap.find(self._tensor(wanted))
         missing = len(wanted) - int(known.cpu().numpy().sum())
@@ -524,8 +536,8 @@ class TsdfMap:
     def _evict(self, count: int, wanted: NDArray[np.int32]) -> int:
         """Drop the blocks of least weight and longest unseen, the bootstrap's last."""
         rows, keys = self._keys()
-        needed = _packed(keys)
-        is_wanted = np.isin(needed, _packed(wanted))
+        needed = packed(keys)
+        is_wanted = np.isin(needed, packed(wanted))
         weight = self._flat("weight").cpu().numpy()[rows].max(axis=1)
         oldest = int(self._seen[rows].min())
         age = (self._set - self._seen[rows]) / max(1, self._set - oldest)
@@ -536,41 +548,6 @@ class TsdfMap:
         self._grid.hashmap().erase(self._tensor(keys[gone]))
         logger.debug("map: evicted %d of %d blocks", len(gone), len(rows))
         return len(gone)
-
-
-class _View:
-    """One checked depth map in the form that Open3D takes."""
-
-    def __init__(self, of: TsdfMap, depth_map: DepthMap) -> None:
-        model = depth_map.model
-        where = f"fuse: camera '{depth_map.camera}'"
-        _check_pinhole(model, where)
-        shape = (model.height, model.width)
-        for name, array, expected in (
-            ("depth", depth_map.depth, shape),
-            ("confidence", depth_map.confidence, shape),
-            ("rgb", depth_map.rgb, (*shape, 3)),
-        ):
-            if array.shape != expected:
-                raise CalibrationError(
-                    f"{where}: expected {name} of shape {expected} for its model, "
-                    f"got {array.shape}; resize the image or the model (CameraModel.resized)"
-                )
-        depth, colour, count = integrable(
-            np.ascontiguousarray(depth_map.depth, np.float32),
-            np.ascontiguousarray(depth_map.confidence, np.float32),
-            np.ascontiguousarray(depth_map.rgb, np.uint8),
-            np.float32(of.config.max_depth_m),
-        )
-        self.is_useful = count > 0
-        self.model = model
-        self.map_from_camera = depth_map.map_from_camera
-        o3d, image = of._o3d, of._o3d.t.geometry.Image
-        self.depth, self.colour = image(of._tensor(depth)), image(of._tensor(colour))
-        # Open3D rounds pixels down when it integrates; without this the surface is half a pixel
-        # of slant off.
-        camera = _camera(o3d, model, self.map_from_camera, 0.5)
-        self.intrinsics, self.camera_from_map = camera
 
 
 _EMPTY = PointCloud(
@@ -588,49 +565,11 @@ def _rows_for(blocks: int) -> int:
     return max(blocks + _LEAST_SPARE, math.ceil(blocks / (1 - _SPARE_FRACTION)) + 1)
 
 
-def _import_open3d() -> Any:
-    try:
-        import open3d
-    except (ImportError, OSError) as error:
-        raise ConfigError(
-            f"map.kind: tsdf needs Open3D, which cannot be imported ({error}); "
-            "pip install open3d (and apt install libusb-1.0-0 libgomp1), or map.kind: surfel"
-        ) from error
-    return open3d
-
-
-def _device(o3d: Any, name: str) -> Any:
-    if name.startswith("cuda") and not o3d.core.cuda.is_available():
-        raise ConfigError(
-            f"map.tsdf_device: expected a device of this machine, got '{name}', but Open3D "
-            "finds no CUDA; set it to cpu"
-        )
-    return o3d.core.Device("CUDA:0" if name.startswith("cuda") else "CPU:0")
-
-
-def _camera(
-    o3d: Any, model: CameraModel, map_from_camera: Rigid3, shift_px: float
-) -> tuple[Any, Any]:
-    """Intrinsics, shifted, and `camera_from_map` as Open3D takes them, float64 on the CPU."""
-    matrix = np.array(model.matrix, np.float64)
-    matrix[:2, 2] += shift_px
-    extrinsic = np.ascontiguousarray(map_from_camera.inverse().matrix, np.float64)
-    return o3d.core.Tensor(matrix), o3d.core.Tensor(extrinsic)
-
-
 def _refuse_confidence(value: float) -> None:
     if value > 0:
         raise ConfigError(
             f"map.min_confidence: expected 0 with map.kind: tsdf, got {value}; a TSDF keeps no "
             "confidence, use map.min_hits"
-        )
-
-
-def _check_pinhole(model: CameraModel, where: str) -> None:
-    if model.is_distorted:
-        raise CalibrationError(
-            f"{where}: expected a camera without distortion, got {model.distortion_model} "
-            f"{model.distortion}; undistort the image and use model.without_distortion()"
         )
 
 
@@ -645,32 +584,3 @@ def _check_header(path: str | Path, header: dict[str, Any], config: MapConfig) -
             f"map.voxel_m: {path} has voxels of {header.get('voxel_m')}, the configuration says "
             f"{config.voxel_m}; set map.voxel_m to that of the file"
         )
-
-
-def _nothing(shape: tuple[int, int], attributes: bool) -> Rendering:
-    depth = np.full(shape, np.nan, np.float32)
-    if not attributes:
-        return Rendering(depth)
-    return Rendering(
-        depth,
-        np.zeros((*shape, 3), np.uint8),
-        np.full((*shape, 3), np.nan, np.float32),
-        np.zeros(shape, np.float32),
-    )
-
-
-def _unit(vectors: NDArray[Any]) -> NDArray[Any]:
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    result: NDArray[Any] = vectors / np.maximum(length, 1e-12)
-    return result
-
-
-def _to_bytes(colours: NDArray[Any]) -> Image:
-    return np.clip(np.rint(255 * colours), 0, 255).astype(np.uint8)
-
-
-def _packed(keys: NDArray[np.int32]) -> NDArray[np.int64]:
-    """One int64 for each key (B, 3)."""
-    wide = keys.astype(np.int64) + (1 << 20)
-    packed: NDArray[np.int64] = wide[:, 0] | wide[:, 1] << 21 | wide[:, 2] << 42
-    return packed
