@@ -44,3 +44,10 @@ def test_a_node_that_does_not_end_is_killed(tmp_path, monkeypatch):
     with demo._node(["mapper"], tmp_path / "log"):
         pass
     assert process.calls == ["terminate", "wait", "kill", "wait"]
+
+
+def test_no_depth_image_is_a_missed_goal_and_no_crash():
+    truth = demo._Truth(world=None, rig=None, world_from_rig=None, end_s=0.0)
+    assert truth.scale_error({}) is None
+    assert demo._scale_row(None) == ("scale error", "no depth image arrived", "<= 1 %", "MISSED")
+    assert demo._scale_row(0.004) == ("scale error", "0.4 %", "<= 1 %", "met")

@@ -273,8 +273,10 @@ class _Truth:
     world_from_rig: Rigid3
     end_s: float
 
-    def scale_of(self, depth: dict[str, Any]) -> float:
-        """Median of measured over true depth in the last depth images."""
+    def scale_error(self, depth: dict[str, Any]) -> float | None:
+        """Of the last depth images, median measured over true; None where none has arrived."""
+        if not depth:
+            return None
         ratios = []
         for name, measured in depth.items():
             model = self.rig.models[name].without_distortion()
@@ -282,7 +284,7 @@ class _Truth:
             pose = self.world_from_rig @ self.rig.poses[name]
             true = self.world.render(small, pose, self.end_s, supersample=1).depth
             ratios.append((measured / true)[np.isfinite(measured) & np.isfinite(true)])
-        return float(np.median(np.concatenate(ratios)))
+        return abs(float(np.median(np.concatenate(ratios))) - 1.0)
 
 
 def _evaluate(out: Path, truth: _Truth, depth: dict[str, Any], live: _Live) -> dict[str, Any]:
@@ -312,7 +314,7 @@ def _evaluate(out: Path, truth: _Truth, depth: dict[str, Any], live: _Live) -> d
         "rotation_error_deg": cameras.rotation_max_deg,
         "centre_error_m": cameras.centre_max,
         "centre_error_of_rig_size": cameras.centre_max / rig.size_m,
-        "scale_error": abs(truth.scale_of(depth) - 1.0),
+        "scale_error": truth.scale_error(depth),
     }
     for min_views in (1, 2):
         surface = surface_points(truth.world, views, spacing_m=0.03, min_views=min_views)
@@ -351,7 +353,7 @@ def summary(report: dict[str, Any]) -> str:
         _row("rotation error, worst camera", e["rotation_error_deg"], "deg", 0.15),
         _row("centre error / rig size, worst", 100 * e["centre_error_of_rig_size"], "%", 0.5),
         ("scale", metric, "", ""),
-        _row("scale error", 100 * e["scale_error"], "%", 1.0),
+        _scale_row(e["scale_error"]),
         _row("map accuracy, median", 100 * e["accuracy_median_m"], "cm", 1.5),
         _row("completeness at 5 cm, seen by 2+", 100 * e["completeness_5cm_seen_by_2"], "%", -80),
         ("completeness at 5 cm, seen by 1+",
@@ -361,6 +363,12 @@ def summary(report: dict[str, Any]) -> str:
         _row("wall time", e["wall_time_s"], "s", 180),
     ]  # fmt: skip
     return results.table(rows, ("what", "measured", "goal", ""))
+
+
+def _scale_row(error: float | None) -> tuple[str, str, str, str]:
+    if error is None:
+        return "scale error", "no depth image arrived", "<= 1 %", "MISSED"
+    return _row("scale error", 100 * error, "%", 1.0)
 
 
 def _row(what: str, value: float, unit: str, limit: float) -> tuple[str, str, str, str]:
