@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOG := $(VENV)/setup.log
 EXTRAS := ros-wheels,test
+# Alone: it asks for torchvision, which does not fit the CPU's torch, and needs nothing of it here.
+PEER := depth-estimation==0.1.3
 
 # The guard of ros-wheels-bootstrapper: inherited from another environment's Python it would keep
 # ours from finding its libraries.
@@ -110,6 +112,7 @@ $(VENV)/.ros: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.installed: $(VENV)/.ros $(INSTALLED)
 	$(call pip,building the interfaces and installing vggt_ros (about a minute the first time),--no-build-isolation -e '.[$(EXTRAS)]')
+	$(call pip,installing the VGGT that ours is compared with,--no-deps $(PEER))
 	@touch $@
 
 $(COLCON_VENV)/.colcon: pyproject.toml

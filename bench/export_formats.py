@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.figures import Figure, at_most
+from vggt_ros.errors import ConfigError
 from vggt_ros.export.colmap import write_colmap
 from vggt_ros.export.glb_scene import write_scene_glb
 from vggt_ros.export.las import write_las
@@ -24,6 +25,7 @@ from vggt_ros.export.npz import write_npz
 from vggt_ros.export.pcd import write_pcd
 from vggt_ros.export.ply import write_ply
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
+from vggt_ros.mapping.open3d_import import import_open3d
 from vggt_ros.types import AlignedScene, PointCloud, ScaleEstimate, ScaleSource
 
 POINTS = 5_000_000
@@ -55,9 +57,8 @@ def _ply(out: Path, cloud: PointCloud) -> list[Figure]:
     found = []
     ours = out / "ours.ply"
     rivals: dict[str, Callable[[], None]] = {}
-    with contextlib.suppress(ImportError):
-        import open3d
-
+    with contextlib.suppress(ConfigError):
+        open3d = import_open3d()
         theirs = open3d.t.geometry.PointCloud(open3d.core.Tensor(cloud.points))
         theirs.point.colors = open3d.core.Tensor(cloud.colours)
         legacy = theirs.to_legacy()

@@ -13,10 +13,12 @@ from numpy.lib.recfunctions import unstructured_to_structured
 
 from bench.figures import Figure, at_least, at_most
 from vggt_ros.config import AlignConfig, MapConfig
+from vggt_ros.errors import ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.cloud import voxel_cell_means
 from vggt_ros.mapping.kernels_fit import fit_affine
 from vggt_ros.mapping.make_map import make_map
+from vggt_ros.mapping.open3d_import import import_open3d
 from vggt_ros.mapping.packing import pack_xyzrgb
 from vggt_ros.mapping.surfel_map import SurfelMap
 from vggt_ros.pipeline.align_depth import DepthAligner
@@ -313,11 +315,11 @@ def _ratio(name: str, peer: float, ours: float, goal: float, note: str = "") -> 
 
 def _open3d() -> ModuleType | None:
     try:
-        import open3d
-    except ImportError as error:
+        module: ModuleType = import_open3d()
+    except ConfigError as error:
         print(f"bench: without Open3D: {error}")
         return None
-    return open3d
+    return module
 
 
 def _points_of_depth_images(count: int) -> np.ndarray:

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from vggt_ros.mapping.open3d_import import load_libusb
+
+load_libusb()  # tests read files with Open3D, and this machine may lack what it links against
+
 # Before anything imports rclpy: tests neither hear other ROS graphs of the network nor disturb
 # them, and two runs on one machine keep apart.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -167,5 +167,5 @@ class Wall:
         depth = np.full((model.height, model.width), 6.0, np.float32)
         return SimpleNamespace(depth=depth)
 
-    def fuse(self, depth_maps):
+    def fuse(self, depth_maps, bootstrap=False):
         return FuseStatistics()

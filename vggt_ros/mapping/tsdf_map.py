@@ -23,11 +23,11 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
 from vggt_ros.mapping.map_file import check_array, read_map, write_map
+from vggt_ros.mapping.open3d_import import import_open3d
 from vggt_ros.mapping.tsdf_open3d import (
     IntegratedView,
     check_pinhole,
     empty_rendering,
-    import_open3d,
     open3d_camera,
     open3d_device,
     packed,

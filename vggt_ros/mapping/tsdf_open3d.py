@@ -50,18 +50,6 @@ class IntegratedView:
         )
 
 
-def import_open3d() -> Any:
-    """The module; ConfigError if it is not there."""
-    try:
-        import open3d
-    except (ImportError, OSError) as error:
-        raise ConfigError(
-            f"map.kind: tsdf needs Open3D, which cannot be imported ({error}); "
-            "pip install open3d (and apt install libusb-1.0-0 libgomp1), or map.kind: surfel"
-        ) from error
-    return open3d
-
-
 def open3d_device(o3d: Any, name: str) -> Any:
     """The device `cpu` or `cuda`; ConfigError if this machine has none."""
     if name.startswith("cuda") and not o3d.core.cuda.is_available():
