@@ -49,6 +49,10 @@ MOST_WEIGHT = 12
 """Depth maps that a voxel remembers when `map.carve` is set; as many looks through a surface
 that has moved away remove it."""
 
+_WEIGHT_LIMIT, _WEIGHT_SETS = 32_768, 1024
+"""Without `map.carve` weights are held below the first, every so many sets: they are 16 bits wide,
+and one that overflows is 0, a hole."""
+
 KIND, VERSION = "tsdf", 1
 
 _ATTRIBUTES = ("tsdf", "weight", "color")
@@ -173,6 +177,9 @@ class TsdfMap:
         before = self.blocks
         for view, blocks in zip(views, wanted, strict=True):
             self._integrate(view, blocks, bootstrap)
+        if not self.config.carve and self._set % _WEIGHT_SETS == 0:
+            weight = self._flat("weight")
+            weight[:] = weight.clip(0, _WEIGHT_LIMIT)
         added = self.blocks - before
         return FuseStatistics(
             added * BLOCK**3, (sum(map(len, wanted)) - missing) * BLOCK**3, 0, evicted * BLOCK**3
