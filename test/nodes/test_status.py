@@ -137,3 +137,13 @@ def test_the_alignment_model_is_the_one_that_was_fitted(kind, model, told):
     health = Health(alignments={"left": alignment})
     status = map_status(MapStatus.STATE_MAPPING, health, monitors, CONFIG, 0)
     assert status.cameras[0].alignment_model == told
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_depth_that_is_used_is_not_called_refused(scene, accepted):
+    kind = DepthKind.DISPARITY
+    alignment = DepthAlignment("left", kind, 2.0, 0.1, 0.9, 0.01, 500, accepted, "held: few")
+    left = camera_messages(Health(scene=scene, alignments={"left": alignment}))[1]
+    values = {value.key: value.value for value in left.values}
+    assert values["depth used" if accepted else "depth refused"] == "held: few"
+    assert ("depth refused" in values) is not accepted

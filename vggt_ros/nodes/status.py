@@ -241,7 +241,8 @@ def diagnostics(
         drops = health.camera_drops.get(camera.name, {})
         values |= {f"dropped: {reason}": str(count) for reason, count in drops.items()}
         if camera.alignment_reason:
-            values["depth refused"] = camera.alignment_reason
+            verdict = "depth used" if camera.alignment_accepted else "depth refused"
+            values[verdict] = camera.alignment_reason
         message.status.append(
             _diagnostic(f"{node_name}: camera {camera.name}", camera.name, level, text, values)
         )
