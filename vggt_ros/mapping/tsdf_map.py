@@ -24,6 +24,7 @@ from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
 from vggt_ros.mapping.map_file import check_array, read_map, write_map
 from vggt_ros.mapping.open3d_import import import_open3d
+from vggt_ros.mapping.settings import refuse_confidence
 from vggt_ros.mapping.tsdf_open3d import (
     IntegratedView,
     check_pinhole,
@@ -255,7 +256,7 @@ class TsdfMap:
         Raises:
             ConfigError: `min_confidence` is not 0.
         """
-        _refuse_confidence(min_confidence)
+        refuse_confidence(min_confidence)
         cloud = _EMPTY
         if self.blocks:
             points = self._grid.extract_point_cloud(self._threshold(min_hits)).cpu()
@@ -411,7 +412,7 @@ class TsdfMap:
         )
 
     def _check_config(self) -> None:
-        _refuse_confidence(self.config.min_confidence)
+        refuse_confidence(self.config.min_confidence)
 
     def _threshold(self, min_hits: int) -> float:
         most = MOST_WEIGHT if self.config.carve else 65535
@@ -570,14 +571,6 @@ def _usable(rows: int) -> int:
 def _rows_for(blocks: int) -> int:
     """Rows of a hash for so many blocks."""
     return max(blocks + _LEAST_SPARE, math.ceil(blocks / (1 - _SPARE_FRACTION)) + 1)
-
-
-def _refuse_confidence(value: float) -> None:
-    if value > 0:
-        raise ConfigError(
-            f"map.min_confidence: expected 0 with map.kind: tsdf, got {value}; a TSDF keeps no "
-            "confidence, use map.min_hits"
-        )
 
 
 def _check_header(path: str | Path, header: dict[str, Any], config: MapConfig) -> None:
