@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import tracemalloc
 
@@ -167,6 +168,13 @@ def test_bad_files_are_errors_that_change_nothing(world, tmp_path):
     refused(SourceError, "no such file")
     refused(SourceError, "cut off", b"")
     refused(SourceError, "cut off", b"no map at all")
+    for other in (np.zeros(3), [1]):  # one array alone, and a header that is no header
+        file = io.BytesIO()
+        if isinstance(other, list):
+            np.savez(file, header=np.frombuffer(json.dumps(other).encode(), np.uint8))
+        else:
+            np.save(file, other)
+        refused(SourceError, "something else", file.getvalue())
     for length in (100, len(data) // 2, len(data) - 10):
         refused(SourceError, "cut off", data[:length])
     for at in (1000, len(data) // 3, len(data) // 2):

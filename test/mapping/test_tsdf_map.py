@@ -258,3 +258,16 @@ def test_the_pipeline_takes_the_map_that_is_named():
         assert result.fused.added + result.fused.updated > 0
     assert len(pipeline.cloud()) > 100
     assert isinstance(MappingPipeline(Config()).map, SurfelMap)
+
+
+def test_weights_do_not_overflow(world):
+    """They are 16 bits wide: four cameras at 10 Hz would fill them in half an hour."""
+    tsdf = make_map(dataclasses.replace(CONFIG, carve=False))
+    depth_map = room(world)[:1]
+    tsdf.fuse(depth_map)
+    points = len(tsdf.cloud())
+    tsdf._flat("weight")[:] = 65_530
+    tsdf._set = 1023
+    for _ in range(8):
+        tsdf.fuse(depth_map)
+        assert len(tsdf.cloud()) >= 0.9 * points

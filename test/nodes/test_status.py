@@ -14,7 +14,7 @@ from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
 from vggt_ros.nodes.worker import Health, MappingWorker
 from vggt_ros.pipeline.ingest import Ingest
 from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import ScaleEstimate, ScaleSource
+from vggt_ros.types import DepthAlignment, DepthKind, ScaleEstimate, ScaleSource
 
 CONFIG = Config(cameras=["left", "right"], camera=dict.fromkeys(("left", "right"), CameraConfig()))
 
@@ -120,3 +120,30 @@ def test_engines_are_named_in_the_order_of_the_stages():
     assert keys["engine of bootstrap"].endswith("tensorrt on cpu, fp16, verified")
     assert "licence licence" in keys["engine of depth"]
     assert keys["engine of depth"].endswith("not verified")
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "told"),
+    [
+        (DepthKind.DISPARITY, "invdepth_scale_shift", "disparity"),
+        (DepthKind.DISPARITY, "scale_shift", "scale_shift"),
+        (DepthKind.RELATIVE_DEPTH, "scale", "scale"),
+        (DepthKind.TRIANGULATED, "", "none"),
+    ],
+)
+def test_the_alignment_model_is_the_one_that_was_fitted(kind, model, told):
+    alignment = DepthAlignment("left", kind, 2.0, 0.1, 0.9, 0.01, 500, True, "", model)
+    monitors = [CameraMonitor("left", "/left/image_raw")]
+    health = Health(alignments={"left": alignment})
+    status = map_status(MapStatus.STATE_MAPPING, health, monitors, CONFIG, 0)
+    assert status.cameras[0].alignment_model == told
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_depth_that_is_used_is_not_called_refused(scene, accepted):
+    kind = DepthKind.DISPARITY
+    alignment = DepthAlignment("left", kind, 2.0, 0.1, 0.9, 0.01, 500, accepted, "held: few")
+    left = camera_messages(Health(scene=scene, alignments={"left": alignment}))[1]
+    values = {value.key: value.value for value in left.values}
+    assert values["depth used" if accepted else "depth refused"] == "held: few"
+    assert ("depth refused" in values) is not accepted

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.config import AlignConfig, Config, PlaneSweepConfig, ScaleConfig
-from vggt_ros.errors import AlignmentError, ConfigError
+from vggt_ros.errors import AlignmentError, ConfigError, EngineError
 from vggt_ros.mapping.interface import FuseStatistics
 from vggt_ros.pipeline.mapping import MappingPipeline, PipelineState
 from vggt_ros.pipeline.warm_up import PlaneBootstrapper, plane_frame_set, warm_up_config
@@ -75,6 +75,42 @@ def test_a_failed_bootstrap_is_not_tried_again_at_once():
         pipeline.step(stamped(3 * 10**9))
     assert bootstrapper.calls == 2
     assert pipeline.report()["cameras"] == {}
+
+
+class NoEngine:
+    """An estimator whose engine cannot be used."""
+
+    name = "no engine"
+
+    def prepare(self, scene):
+        raise EngineError("the engine is gone")
+
+
+class FullMap:
+    """A map that has no room for what the bootstrap saw."""
+
+    size = 0
+
+    def fuse(self, depth_maps, bootstrap=False):
+        raise ConfigError("map.budget_mb: raise it")
+
+
+@pytest.mark.parametrize(
+    ("stages", "error"),
+    [({"depth_estimator": NoEngine()}, EngineError), ({"map_": FullMap()}, ConfigError)],
+)
+def test_what_fails_after_the_poses_is_a_failed_bootstrap(stages, error):
+    pipeline = MappingPipeline(CONFIG, bootstrapper=PlaneBootstrapper(dense=True), **stages)
+    with pytest.raises(error) as raised:
+        pipeline.step(stamped(0))
+    assert pipeline.scene is None
+    assert pipeline.state is PipelineState.FAILED
+    assert pipeline.failure == str(raised.value)
+    pipeline.step(stamped(10**9))  # within sfm.retry_period_s: not tried
+    assert pipeline.dropped == {
+        "bootstrap failed": 1,
+        "waiting to try the bootstrap again": 1,
+    }
 
 
 def test_a_map_that_must_be_metric_is_refused_without_scale():
@@ -156,6 +192,34 @@ def test_calibration_file_is_read_and_written(tmp_path):
     path.write_text("[")
     with pytest.raises(ConfigError, match=r"calibration\.json"):
         MappingPipeline(config, bootstrapper=PlaneBootstrapper()).load_calibration()
+
+
+class ElsewhereMap:
+    """A map of what the camera does not see."""
+
+    size = 1
+
+    def render(self, model, map_from_camera):
+        return SimpleNamespace(depth=np.full((model.height, model.width), np.nan, np.float32))
+
+    def fuse(self, depth_maps, bootstrap=False):
+        return FuseStatistics()
+
+
+def test_a_camera_that_the_map_does_not_show_is_fitted_to_the_points():
+    """One that was silent in the first set would else be refused for ever."""
+    config = dataclasses.replace(CONFIG, align=AlignConfig(min_pixels=50))
+    for kind, reason in ((DepthKind.METRIC_DEPTH, ""), (DepthKind.TRIANGULATED, "not checked")):
+        pipeline = MappingPipeline(
+            config,
+            bootstrapper=PlaneBootstrapper(),
+            depth_estimator=HalfSure(kind),
+            map_=ElsewhereMap(),
+        )
+        for depth_map in pipeline.step(stamped(0)).depth_maps:
+            assert depth_map.alignment.accepted
+            assert depth_map.alignment.reason.startswith(reason)
+            assert np.nanmedian(depth_map.depth) == pytest.approx(3.0, rel=1e-3)
 
 
 class Wall:

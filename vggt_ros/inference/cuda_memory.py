@@ -163,6 +163,7 @@ class _CudaPythonDevice:
 
     def __init__(self, runtime: Any, index: int) -> None:
         self._runtime = runtime
+        self._index = index
         try:
             error, there = runtime.cudaGetDeviceCount()
         # the bindings raise their own exceptions where the driver's library is not found
@@ -174,7 +175,6 @@ class _CudaPythonDevice:
             raise _no_device(index, there, "")
         properties = self.call("cudaGetDeviceProperties", index)
         name = properties.name
-        self._index = index
         self.facts = GpuFacts(
             index,
             (name.decode() if isinstance(name, bytes) else str(name)).rstrip("\0"),

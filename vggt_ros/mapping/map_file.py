@@ -54,9 +54,14 @@ def read_map(path: str | Path, kind: str, version: int) -> tuple[dict[str, Any],
         SourceError: no such file, no map, cut off or damaged, of another kind or version.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop(_HEADER).tobytes())
+        if not isinstance(header, dict):
+            raise ValueError("its header is none")
     except FileNotFoundError as error:
         raise SourceError(f"map file {path}: no such file") from error
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:

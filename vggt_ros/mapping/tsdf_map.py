@@ -24,6 +24,7 @@ from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
 from vggt_ros.mapping.map_file import check_array, read_map, write_map
 from vggt_ros.mapping.open3d_import import import_open3d
+from vggt_ros.mapping.settings import refuse_confidence
 from vggt_ros.mapping.tsdf_open3d import (
     IntegratedView,
     check_pinhole,
@@ -48,6 +49,10 @@ TRUNCATION_VOXELS = 6.0
 MOST_WEIGHT = 12
 """Depth maps that a voxel remembers when `map.carve` is set; as many looks through a surface
 that has moved away remove it."""
+
+_WEIGHT_LIMIT, _WEIGHT_SETS = 32_768, 1024
+"""Without `map.carve` weights are held below the first, every so many sets: they are 16 bits wide,
+and one that overflows is 0, a hole."""
 
 KIND, VERSION = "tsdf", 1
 
@@ -173,6 +178,9 @@ class TsdfMap:
         before = self.blocks
         for view, blocks in zip(views, wanted, strict=True):
             self._integrate(view, blocks, bootstrap)
+        if not self.config.carve and self._set % _WEIGHT_SETS == 0:
+            weight = self._flat("weight")
+            weight[:] = weight.clip(0, _WEIGHT_LIMIT)
         added = self.blocks - before
         return FuseStatistics(
             added * BLOCK**3, (sum(map(len, wanted)) - missing) * BLOCK**3, 0, evicted * BLOCK**3
@@ -248,7 +256,7 @@ class TsdfMap:
         Raises:
             ConfigError: `min_confidence` is not 0.
         """
-        _refuse_confidence(min_confidence)
+        refuse_confidence(min_confidence)
         cloud = _EMPTY
         if self.blocks:
             points = self._grid.extract_point_cloud(self._threshold(min_hits)).cpu()
@@ -404,7 +412,7 @@ class TsdfMap:
         )
 
     def _check_config(self) -> None:
-        _refuse_confidence(self.config.min_confidence)
+        refuse_confidence(self.config.min_confidence)
 
     def _threshold(self, min_hits: int) -> float:
         most = MOST_WEIGHT if self.config.carve else 65535
@@ -563,14 +571,6 @@ def _usable(rows: int) -> int:
 def _rows_for(blocks: int) -> int:
     """Rows of a hash for so many blocks."""
     return max(blocks + _LEAST_SPARE, math.ceil(blocks / (1 - _SPARE_FRACTION)) + 1)
-
-
-def _refuse_confidence(value: float) -> None:
-    if value > 0:
-        raise ConfigError(
-            f"map.min_confidence: expected 0 with map.kind: tsdf, got {value}; a TSDF keeps no "
-            "confidence, use map.min_hits"
-        )
 
 
 def _check_header(path: str | Path, header: dict[str, Any], config: MapConfig) -> None:

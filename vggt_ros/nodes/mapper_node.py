@@ -22,6 +22,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from vggt_ros.config import CameraConfig, Config
 from vggt_ros.errors import ConfigError, VggtRosError, nearest
+from vggt_ros.mapping.settings import check_settings
 from vggt_ros.msg import MapStatus
 from vggt_ros.nodes import parameters, qos
 from vggt_ros.nodes.calibration import Calibration, with_rig_topics
@@ -316,7 +317,12 @@ class Mapper(LifecycleNode):
         result = parameters.check_changes(self._config, changes, configured)
         values = {c.name: c.value for c in changes if c.name in flatten(self._config)}
         if result.successful and values:
-            self._config = parameters.replace_leaves(self._config, values)
+            config = parameters.replace_leaves(self._config, values)
+            try:
+                check_settings(config.map)
+            except ConfigError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            self._config = config
             if configured:
                 self._apply(parameters.replace_leaves(self._resolved, values))
         return result

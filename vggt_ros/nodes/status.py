@@ -15,7 +15,7 @@ from vggt_ros.msg import CameraStatus, DropCount, MapStatus
 from vggt_ros.nodes.conversions import pose_message, time_message
 from vggt_ros.nodes.worker import Health
 from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import DepthKind, ScaleSource
+from vggt_ros.types import ScaleSource
 
 RATE_WINDOW_S = 5.0
 """The rate of a camera is that of the last seconds."""
@@ -26,12 +26,8 @@ SILENT_S = 2.0
 FAULT_SHOWN_S = 10.0
 """A fault that is over is shown for so long."""
 
-_MODELS = {
-    DepthKind.DISPARITY: "disparity",
-    DepthKind.RELATIVE_DEPTH: "scale_shift",
-    DepthKind.METRIC_DEPTH: "scale",
-    DepthKind.TRIANGULATED: "none",
-}
+_MODELS = {"invdepth_scale_shift": "disparity", "": "none"}
+"""`DepthAlignment.model` in the words of CameraStatus.msg where they differ."""
 
 
 class CameraMonitor:
@@ -170,7 +166,7 @@ def _camera_status(monitor: CameraMonitor, health: Health) -> CameraStatus:
             message.rotation_residual_rad = float(residual.rotation_rad)
     alignment = health.alignments.get(monitor.name)
     if alignment is not None:
-        message.alignment_model = _MODELS[alignment.kind]
+        message.alignment_model = _MODELS.get(alignment.model, alignment.model)
         message.alignment_scale = float(alignment.scale)
         message.alignment_shift = float(alignment.shift)
         message.alignment_inliers = float(alignment.inlier_fraction)
@@ -245,7 +241,8 @@ def diagnostics(
         drops = health.camera_drops.get(camera.name, {})
         values |= {f"dropped: {reason}": str(count) for reason, count in drops.items()}
         if camera.alignment_reason:
-            values["depth refused"] = camera.alignment_reason
+            verdict = "depth used" if camera.alignment_accepted else "depth refused"
+            values[verdict] = camera.alignment_reason
         message.status.append(
             _diagnostic(f"{node_name}: camera {camera.name}", camera.name, level, text, values)
         )

@@ -17,7 +17,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from vggt_ros.errors import AlignmentError, CalibrationError, EngineError, VggtRosError
+from vggt_ros.errors import (
+    AlignmentError,
+    CalibrationError,
+    ConfigError,
+    EngineError,
+    VggtRosError,
+)
 from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.stages import EngineInUse
@@ -63,7 +69,7 @@ class MappingWorker:
         pipeline: a `MappingPipeline`, prepared.
         ingest: its queues are the inbox.
         calibration: decides when enough of the rig is known.
-        on_scene: called in the worker thread after a bootstrap.
+        on_scene: called in the worker thread after a bootstrap, with the first set mapped.
         on_step: called in the worker thread after a set that was mapped, with whether the map
             is metric.
         on_cleared: called in the worker thread when the map was reset.
@@ -93,6 +99,7 @@ class MappingWorker:
         self._paused = False
         self._dropped: Counter[str] = Counter()
         self._alignments: dict[str, DepthAlignment] = {}
+        self._told: AlignedScene | None = None
         self._clock_resets = 0
         self._detail = ""
         self._stamp_ns = 0
@@ -153,9 +160,19 @@ class MappingWorker:
             raise TimeoutError(f"no answer within {timeout_s} s") from error
 
     def post(self, function: Callable[[], Any]) -> None:
-        """Run a function in the worker thread, between two steps, without waiting for it."""
+        """Run a function in the worker thread, between two steps, without waiting for it.
+
+        Nobody waits for its errors either: they are logged.
+        """
+
+        def logged() -> None:
+            try:
+                function()
+            except VggtRosError as error:
+                self._warn("task", str(error))
+
         with self._wake:
-            self._tasks.append((function, Future()))
+            self._tasks.append((logged, Future()))
             self._wake.notify()
 
     @property
@@ -238,14 +255,10 @@ class MappingWorker:
             return
         try:
             result = self.pipeline.step(frame_set)
-        except AlignmentError as error:
-            # Counted by the pipeline, which tries again after sfm.retry_period_s.
-            self._detail = str(error)
-            self._warn("bootstrap", f"bootstrap failed: {error}")
-            return
-        except EngineError as error:
+        except (AlignmentError, EngineError, ConfigError) as error:
             if self.pipeline.scene is not None:
                 raise
+            # Counted by the pipeline, which tries again after sfm.retry_period_s.
             self._detail = str(error)
             self._warn("bootstrap", f"bootstrap failed: {error}")
             return
@@ -254,8 +267,9 @@ class MappingWorker:
             return
         self._detail = ""
         self._stamp_ns = result.stamp_ns
-        if result.bootstrapped:
+        if scene is not self._told:  # also where the set that found it could not be mapped
             self._on_scene(scene, self._calibrated, result.stamp_ns)
+            self._told = scene
         self._alignments.update({d.camera: d.alignment for d in result.depth_maps})
         self._on_step(result, scene.scale.is_metric)
 
@@ -283,6 +297,7 @@ class MappingWorker:
 
     def _reset(self) -> None:
         self.pipeline.reset()
+        self._told = None
         self._alignments.clear()
         self._detail = ""
         self._on_cleared()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, EngineError
+from vggt_ros.errors import AlignmentError, VggtRosError
 from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.make_map import make_map
 from vggt_ros.pipeline.align_depth import DepthAligner
@@ -208,6 +208,7 @@ class MappingPipeline:
             AlignmentError: the bootstrap failed. The set is counted as dropped, and sets of
                 the next `sfm.retry_period_s` are not tried.
             EngineError: a network failed; in the bootstrap the same holds.
+            ConfigError: the set has no room in `map.budget_mb`; in the bootstrap the same holds.
         """
         self.sets_received += 1
         bootstrapped = False
@@ -266,15 +267,15 @@ class MappingPipeline:
                     "scale: scale.require_metric is set, but nothing gives the scale; give "
                     "rig_from_camera of two cameras (rig_file or TF) or scale.metres_per_unit"
                 )
-        except (AlignmentError, EngineError) as error:
+            with self.timings.measure("prepare depth"):
+                self.depth_estimator.prepare(scene)
+            self._seed(unscaled, scene)
+        except VggtRosError as error:
             self.state = PipelineState.FAILED
             self.failure = str(error)
             self.dropped["bootstrap failed"] += 1
             self._failed_at_ns = frame_set.stamp_ns
             raise
-        with self.timings.measure("prepare depth"):
-            self.depth_estimator.prepare(scene)
-        self._seed(unscaled, scene)
         self.scene = scene
         self.state = PipelineState.MAPPING
         self.failure = ""
@@ -320,13 +321,21 @@ class MappingPipeline:
         return tuple(self.aligner.align_set(jobs))
 
     def _reference(self, prediction: DepthPrediction, scene: AlignedScene) -> Float32 | None:
-        """Depth of the map as the camera of a prediction sees it."""
+        """Depth of the map as the camera of a prediction sees it, or of the scene's points.
+
+        The points also serve a camera that the map does not show, for it was silent or refused
+        so far: nothing of it would ever reach the map. Stereo needs no reference.
+        """
         map_from_camera = scene.map_from_camera[prediction.camera]
+        rendered = None
         if self.map.size:
-            return self.map.render(prediction.model, map_from_camera).depth
+            rendered = self.map.render(prediction.model, map_from_camera).depth
+            is_stereo = prediction.kind is DepthKind.TRIANGULATED
+            if is_stereo or np.isfinite(rendered).sum() >= self.config.align.min_pixels:
+                return rendered
         if len(scene.points_in_map):
             return reference_from_points(scene.points_in_map, prediction.model, map_from_camera)
-        return None
+        return rendered
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`: nothing that differs between two runs on the same data."""

@@ -65,7 +65,7 @@ class EngineInUse:
     sha256: str
     """Of the file; empty for a folder."""
     verified: bool
-    """False with `allow_unverified`: whether it fits its passport was not asked."""
+    """False for a checkpoint, and with `allow_unverified`: it was not held against a passport."""
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.errors import AlignmentError
+from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.pipeline.motion.places import compare, describe
 from vggt_ros.pipeline.motion.trajectory import TrajectoryConfig, TrajectoryEstimator
 from vggt_ros.types import Frame, FrameSet
@@ -35,10 +35,11 @@ class Knowing:
         self.drive, self.similarity, self.noise = drive, similarity, noise
         self.windows = []
         self.broken = False
+        self.error = AlignmentError
 
     def bootstrap(self, frame_sets):
         if self.broken:
-            raise AlignmentError("no texture")
+            raise self.error("no texture")
         members = [s.stamp_ns for s in frame_sets]
         self.windows.append(members)
         number = len(self.windows)
@@ -100,14 +101,16 @@ def test_a_place_seen_again_closes_the_loop(panorama, drive, similarity):
     assert apart(1) < 0.4 * apart(0)
 
 
-def test_after_a_failed_window_it_goes_on(panorama, drive, similarity):
+@pytest.mark.parametrize("error", [AlignmentError, EngineError])
+def test_after_a_failed_window_it_goes_on(panorama, drive, similarity, error):
     knowing = Knowing(drive, similarity)
+    knowing.error = error
     config = TrajectoryConfig(window_views=6, shared_views=2)
     estimator = TrajectoryEstimator(knowing, config)
     for k in range(9):
         estimator.add(frame_set(panorama, k))
     knowing.broken = True
-    with pytest.raises(AlignmentError, match="no texture"):
+    with pytest.raises(error, match="no texture"):
         estimator.add(frame_set(panorama, 9))
     knowing.broken = False
     for k in range(6, 10):  # the camera comes back to where it was known

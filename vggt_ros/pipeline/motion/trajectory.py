@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vggt_ros.errors import AlignmentError
+from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.pipeline.motion.graph import Key, ScalePrior, SceneGraph
 from vggt_ros.pipeline.motion.places import Place, compare, describe
@@ -88,6 +88,7 @@ class TrajectoryEstimator:
         Raises:
             AlignmentError: the window that it completed could not be registered or joined. Its
                 newer half is forgotten; what follows is tried with later keyframes.
+            EngineError: the bootstrapper's network failed; the same holds.
         """
         if not self._is_keyframe(frame_set):
             self.dropped["too little motion"] += 1
@@ -138,7 +139,7 @@ class TrajectoryEstimator:
             scene = self._bootstrapper.bootstrap(members)
             prior = self._scale_of(scene) if self._scale_of else None
             number = self.graph.add(scene, prior)
-        except AlignmentError:
+        except (AlignmentError, EngineError):
             del self.keyframes[self._solved :], self._places[self._solved :]
             self.dropped["window failed"] += 1
             raise

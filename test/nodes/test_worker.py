@@ -1,0 +1,135 @@
+"""The mapping thread on scripted sets: what a fault leaves behind."""
+
+import logging
+from collections import Counter
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from vggt_ros.errors import AlignmentError, ConfigError, EngineError
+from vggt_ros.nodes.worker import MappingWorker
+from vggt_ros.types import ScaleEstimate, ScaleSource
+
+SCENE = SimpleNamespace(scale=ScaleEstimate(1.0, 0.1, ScaleSource.RIG), bootstrapper="sfm")
+
+
+class Ingest:
+    """Hands out the numbers 0, 1, ... as sets."""
+
+    clock_resets, sets = 0, 0
+
+    def __init__(self, count):
+        self.waiting = list(range(count))
+        self.counts, self.camera_counts = Counter(), {}
+
+    def take(self):
+        return self.waiting.pop(0) if self.waiting else None
+
+    def decode_set(self, chosen):
+        return chosen
+
+    def close(self):
+        pass
+
+
+class Pipeline:
+    """Does with set k what the k-th entry of the script says.
+
+    "scene": the bootstrap succeeds and the set is mapped; an error: raised; (error,): raised
+    after the bootstrap has succeeded; None: the set is mapped.
+    """
+
+    def __init__(self, script):
+        self.script = script
+        self.scene, self.failure, self.engines, self.dropped = None, "", {}, Counter()
+        self.state = SimpleNamespace(value="collecting")
+        self.map = SimpleNamespace(size=0, memory_bytes=0)
+        self.timings = SimpleNamespace(measure=lambda _: nullcontext(), summary=dict)
+        self.depth_estimator, self.sets_used = SimpleNamespace(name="plane_sweep"), 0
+        self.config = SimpleNamespace(bootstrap="sfm")
+
+    def set_rig(self, rig):
+        pass
+
+    def reset(self):
+        self.scene = None
+
+    def step(self, number):
+        what = self.script[number]
+        if isinstance(what, Exception):
+            if self.scene is None:
+                self.dropped["bootstrap failed"] += 1
+            raise what
+        if what is not None:
+            self.scene = SCENE
+        if isinstance(what, tuple):
+            raise what[0]
+        return SimpleNamespace(stamp_ns=number, bootstrapped=what is not None, depth_maps=())
+
+
+@pytest.fixture
+def run():
+    """Runs a script; returns the worker, and what it told the publishers."""
+    workers = []
+
+    def start(script):
+        told = []
+        calibrated = SimpleNamespace(rig=SimpleNamespace(cameras=()), key=0, missing=())
+        calibration = SimpleNamespace(resolve=lambda _: calibrated, errors={})
+        worker = MappingWorker(
+            Pipeline(script),
+            Ingest(len(script)),
+            calibration,
+            lambda scene, _, stamp_ns: told.append(("scene", stamp_ns)),
+            lambda result, _: told.append(("set", result.stamp_ns)),
+            lambda: told.append(("cleared", -1)),
+        )
+        worker.start()
+        workers.append(worker)
+        while worker._ingest.waiting:
+            worker.call(lambda: None, 5.0)
+        worker.call(lambda: None, 5.0)
+        return worker, told
+
+    yield start
+    for worker in workers:
+        assert worker.stop(5.0)
+
+
+def test_a_scene_is_told_even_if_the_set_that_found_it_fails(run):
+    """Else neither transforms nor depth would ever be published."""
+    worker, told = run([(EngineError("out of memory"),), None, None])
+    assert told == [("scene", 1), ("set", 1), ("set", 2)]
+    assert worker.health.dropped == {"EngineError": 1}
+
+
+def test_after_a_reset_the_new_scene_is_told(run):
+    worker, told = run(["scene", None])
+    assert told == [("scene", 0), ("set", 0), ("set", 1)]
+    worker._ingest.reset = lambda: None
+    worker.pipeline.script += [(EngineError("out of memory"),), None]
+    worker.reset()
+    worker.call(lambda: worker._ingest.waiting.extend([2, 3]), 5.0)
+    while worker._ingest.waiting:
+        worker.call(lambda: None, 5.0)
+    worker.call(lambda: None, 5.0)
+    assert told[3:] == [("cleared", -1), ("scene", 3), ("set", 3)]
+
+
+@pytest.mark.parametrize("kind", [AlignmentError, EngineError, ConfigError])
+def test_errors_are_counted_once_under_their_own_name(run, kind):
+    worker, _ = run([kind("why"), "scene", kind("shapes"), None])
+    assert worker.health.dropped == {"bootstrap failed": 1, kind.__name__: 1}
+
+
+def test_a_posted_task_that_fails_is_told(run, caplog):
+    worker, _ = run([])
+
+    def refused():
+        raise ConfigError("map.min_confidence: expected 0")
+
+    with caplog.at_level(logging.WARNING):
+        worker.post(refused)
+        worker.call(lambda: None, 5.0)
+    assert "map.min_confidence: expected 0" in caplog.text
