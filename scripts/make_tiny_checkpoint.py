@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make small networks for tests. FIXTURES: they see nothing and give no working depth.
+r"""Make small networks for tests. FIXTURES: they see nothing and give no working depth.
 
     python scripts/make_tiny_checkpoint.py fixtures
 
@@ -10,8 +10,13 @@ writes
     fixtures/depth_anything_fixture.onnx     what Depth Anything should say of it
 
 A bootstrap from random weights is refused, because its views do not confirm each other. The two
-graphs always give the same, true, answer for the four cameras of `vggt-ros demo`; each has a
-passport, as a real engine has.
+graphs always give the same, true, answer for the four cameras of `vggt-ros demo`, in this order;
+each has a passport, as a real engine has:
+
+    vggt-ros replay demo_out/bag --out result --set bootstrap=vggt \
+        --set cameras=[front_left,center_left,center_right,front_right] \
+        --set vggt.engine=fixtures/vggt_fixture.onnx --set depth=depth_anything \
+        --set depth_anything.engine=fixtures/depth_anything_fixture.onnx
 """
 
 from __future__ import annotations

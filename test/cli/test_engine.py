@@ -83,7 +83,7 @@ def test_list_of_nothing(tmp_path, capsys):
 def refused_main(capsys, *words):
     assert main(["engine", *map(str, words)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("vggt-ros engine: ")
+    assert line.startswith("vggt-ros engine ")
     return line
 
 
@@ -126,13 +126,32 @@ def test_inspect(small_graph, capsys):
     assert "[INFO] Weights by type: FP32:2" in text
 
 
+def test_inspect_of_another_file_than_the_passport_is_for(small_graph, capsys):
+    path = small_graph()
+    path.write_bytes(path.read_bytes()[:-40])
+    assert main(["engine", "inspect", str(path)]) == 1
+    streams = capsys.readouterr()
+    assert "sha256: expected" in streams.err
+    assert streams.out == ""
+    path.with_name(f"{path.name}.json").unlink()
+    assert main(["engine", "inspect", str(path)]) == 1
+    assert "cut off" in capsys.readouterr().err
+
+
+def test_bench_without_passport_tells_what_to_do(small_graph, tmp_path, capsys):
+    path = small_graph()
+    path.with_name(f"{path.name}.json").unlink()
+    assert main(["engine", "bench", str(path.parent)]) == 1
+    assert "vggt-ros engine export" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("inspect", "none.engine"), "found nothing there"),
         (("build", "none.onnx"), "expected its passport none.onnx.json beside it"),
         (("quantise", "none.onnx", "--precision", "fp16"), "no such ONNX file"),
-        (("bench", "none.onnx"), "expected its passport"),
+        (("bench", "none.onnx"), "found nothing there"),
         (("export",), "expected a checkpoint, or --random-weights"),
         (("export", "none.safetensors"), "there is no such file or folder"),
         (("export", "x", "--random-weights"), "expected a checkpoint, or --random-weights"),
@@ -172,7 +191,9 @@ def test_wrong_usage(words, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["engine", *words])
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert message in line
+    assert line.count("\n") == 1
 
 
 def test_a_build_without_tensorrt_or_gpu(small_graph, capsys, monkeypatch):

@@ -388,7 +388,7 @@ def test_benchmark_leaves_out_what_is_not_right(small_graph, capsys, tmp_path):
     streams = capsys.readouterr()
     assert len(streams.err.splitlines()) == 2
     assert f"[ERROR] Benchmark failed for {root / 'none' / 'b.onnx'}: " in streams.err
-    assert "foreign.engine: no passport" in streams.err
+    assert "expected its passport foreign.engine.json beside it" in streams.err
     assert "a.onnx" in streams.out
 
 

@@ -80,7 +80,7 @@ def test_what_is_not_there_is_one_line(words, capsys, tmp_path, monkeypatch):
     assert main(words) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith(f"vggt-ros {words[0]}: ")
+    assert lines[0].startswith(f"vggt-ros {words[0]}")
     assert "no_" in lines[0]
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from vggt_ros.engine import names
@@ -58,3 +60,15 @@ def test_unknown_words_are_named():
         names.check_precision("fp13")
     with pytest.raises(EngineError, match=r"got 'bitsandbytes-nf5'.*did you mean 'bitsandbytes"):
         names.mode_folder("x", "bitsandbytes-nf5")
+
+
+@pytest.mark.parametrize(
+    ("graph", "precision", "engine"),
+    [
+        (f"{STEM}.onnx", "fp32", f"{STEM}_fp32.engine"),
+        ("any_fp32.onnx", "fp32", "any_fp32.engine"),
+        (f"{STEM}_int8.onnx", "int8", f"{STEM}_int8.engine"),
+    ],
+)
+def test_engine_of_a_graph(graph, precision, engine):
+    assert names.engine_of_graph(Path("engines") / graph, precision) == Path("engines") / engine

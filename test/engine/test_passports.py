@@ -150,6 +150,10 @@ def test_a_graph_of_others_is_its_own_reference(tmp_path, caplog):
     assert passport.golden.reference == "theirs.onnx in ONNX Runtime"
     assert "its own reference" in passport.notes["warning"]
     assert "without a passport" in caplog.text
+    half = tmp_path / "half.onnx"
+    half.write_bytes(Path(next(iter(done.passports))).read_bytes())
+    with pytest.raises(EngineError, match="got fp16 without one"):
+        convert.convert(convert.Conversion(tmp_path / "out", options, onnx_in=half))
 
 
 def test_a_graph_with_names_of_accident_is_refused(tmp_path):

@@ -124,6 +124,16 @@ def test_no_passport(make_engine):
 def test_no_engine(tmp_path):
     assert "found nothing there" in refused(tmp_path / "none.onnx")
     assert "expected a file ending in" in refused(tmp_path / "none.bin")
+    (tmp_path / "model.safetensors").write_text("")
+    message = refused(tmp_path / "model.safetensors")
+    assert "a checkpoint has no passport to verify" in message
+    assert "vggt-ros engine inspect" in message
+
+
+def test_a_warning_of_the_passport_is_told(fake_backends, make_engine):
+    """An engine whose reference is a graph of unknown origin is right only by that graph."""
+    path = make_engine(notes={"warning": "it is its own reference"})
+    assert verify_passport(path).notes == ("it is its own reference",)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +236,10 @@ def test_mending_commands_make_the_same_again(make_engine):
     int8 = dataclasses.replace(
         passport.precision, requested="int8", effective="int8", calibration="my photos"
     )
+    gone = command(precision=int8)  # the graph in fp32 is not there: from the checkpoint
+    assert gone.startswith("vggt-ros engine export weights/tiny.safetensors --num-cams 2 ")
+    assert gone.endswith(f"--precision int8 --calib-data 'my photos' --out {folder}")
+    (folder / "tiny.onnx").write_text("")
     assert command(precision=int8) == (
         f"vggt-ros engine quantise {folder / 'tiny.onnx'} --precision int8 "
         f"--calib-data 'my photos' --out {folder}"
@@ -236,7 +250,7 @@ def test_mending_commands_make_the_same_again(make_engine):
     assert "--num-cams" not in command(model=depth)
     assert "--pcd-only" not in command(model=depth)
     random = {"checkpoint": "random weights, tiny, seed 0"}
-    assert "engine export --random-weights --num-cams" in command(notes=random)
+    assert "engine export --random-weights --tiny --num-cams" in command(notes=random)
     flags = {"source": "../g/tiny.onnx", "build_flags": "--version-compatible"}
     assert command("m.engine", notes=flags, runtime=HERE) == (
         f"vggt-ros engine build {folder.parent / 'g' / 'tiny.onnx'} --version-compatible "

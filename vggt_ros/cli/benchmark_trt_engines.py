@@ -20,6 +20,7 @@ from vggt_ros.cli.trt_inference import NORMS, read_input, time_engine
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.backend import BACKENDS, BackendOptions
 from vggt_ros.inference.engine_store import Listed, list_engines, open_engine
+from vggt_ros.inference.passport import read_passport
 
 _EXAMPLES = """\
 examples:
@@ -90,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
     engines = [entry for entry in list_engines(args.root) if entry.path.suffix in suffixes]
     if args.onnx:  # graphs on the way to one with a passport are no engines
         engines = [e for e in engines if e.passport or e.path.suffix in (".engine", ".plan")]
+    if args.no_verify:
+        print("[WARNING] not verified: times of engines that may answer wrongly")
     records: list[Mapping[str, Any]] = []
     failed, mode = 0, ""
     for entry in sorted(engines, key=lambda e: (_mode(e, args.root), e.path)):
@@ -108,6 +111,9 @@ def run(args: argparse.Namespace) -> int:
             f"({record['mean_ms']:.2f} ± {record['std_ms']:.2f} ms)  [{entry.path.name}]"
         )
     _summarise(records)
+    if not engines:
+        more = "" if args.onnx else " (ONNX graphs are timed with --onnx)"
+        print(f"[WARNING] {args.root}: no engines there{more}")
     if args.json:
         from vggt_ros.export.files import write_json
 
@@ -126,6 +132,7 @@ def _measure(entry: Listed, args: argparse.Namespace) -> Mapping[str, Any]:
     from vggt_ros.engine.benchmark import precision_of, quant_mode_of
 
     if entry.passport is None:
+        read_passport(entry.path)  # tells why, and the command that mends it
         raise EngineError(entry.problem)
     check_memory(entry.path, args.backend, args.device)
     options = BackendOptions(device=args.device)

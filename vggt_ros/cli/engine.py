@@ -12,7 +12,7 @@ examples:
   vggt-ros engine export checkpoints/VGGT-1B --pcd-only --precision fp16 --out engines
   vggt-ros engine build engines/vggt-8x3x518x518-pcd_fp16.onnx
   vggt-ros engine verify engines/vggt-8x3x518x518-pcd_fp16.engine
-  vggt-ros engine quantise engines/vggt-8x3x518x518-pcd_fp32.onnx --precision int8 \\
+  vggt-ros engine quantise engines/vggt-8x3x518x518-pcd.onnx --precision int8 \\
       --calib-data photos
   vggt-ros engine bench engines
   vggt-ros engine list engines

@@ -47,13 +47,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Measure one after the other and print the table."""
+    if not args.path.exists():
+        raise EngineError(
+            f"{args.path}: expected an engine or a folder of engines, found nothing there"
+        )
     if args.path.is_dir():
         listed = list_engines(args.path)
     else:
         listed = [Listed(args.path, read_passport(args.path))]
     if not listed:
         raise EngineError(
-            f"{args.path}: expected engines, found none; make one: vggt-ros engine export"
+            f"{args.path}: expected engines, found none; make one: vggt-ros engine export; "
+            f"checkpoints are timed with: trt_inference --engine {args.path}"
         )
     records, failed = [], 0
     for entry in listed:
@@ -99,6 +104,7 @@ def _measure(entry: Listed, args: argparse.Namespace) -> dict[str, Any]:
     )
 
     if entry.passport is None:
+        read_passport(entry.path)  # tells why, and the command that mends it
         raise EngineError(entry.problem)
     check_memory(entry.path, args.backend, args.device)
     engine = open_engine(entry.path, args.backend, backend_options(args))

@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("graph", type=Path, metavar="ONNX", help="with its passport beside it")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: the graph's name ending in .engine"
+        "--out", type=Path, metavar="FILE", help="default: named as the graph, fp32 with _fp32"
     )
     add_build_flags(parser)
     parser.add_argument(
@@ -87,13 +87,13 @@ def _shape(text: str) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> int:
     """Build, inspect, verify."""
     from vggt_ros.engine.build import build_with_passport
-    from vggt_ros.engine.names import timing_cache_path
+    from vggt_ros.engine.names import engine_of_graph, timing_cache_path
     from vggt_ros.engine.passports import parity_text
     from vggt_ros.engine.tensorrt_build import BuildOptions
     from vggt_ros.inference.passport import read_passport
 
     passport = read_passport(args.graph)
-    out = args.out or args.graph.with_suffix(".engine")
+    out = args.out or engine_of_graph(args.graph, passport.precision.effective)
     name = passport.inputs[0].name if passport.inputs else "images"
     shapes = _range(args)
     options = BuildOptions(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.passport import Passport, passport_path, read_passport
+from vggt_ros.inference.verify import check_files
 
 _EXAMPLES = """\
 examples:
@@ -37,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
         _checkpoint(path)
         return 0
     if passport_path(path).is_file():
-        for line in passport_lines(read_passport(path)):
+        passport = read_passport(path)
+        check_files(path, passport)  # a passport says nothing about another file
+        for line in passport_lines(passport):
             print(line)
     else:
         print("passport: none")

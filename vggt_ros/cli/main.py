@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from vggt_ros import __version__
 from vggt_ros.errors import VggtRosError
@@ -31,8 +32,15 @@ exit codes: 0 done; 1 it could not be done, one line says why; 2 wrong usage; 13
 """
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    """Tells wrong usage in one line; sub-commands get the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="vggt-ros",
         description="Dense, metric, live 3-D maps from ordinary cameras.",
         epilog=_EXAMPLES,
@@ -59,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe shows here and not while the interpreter ends
         return code
     except VggtRosError as error:
-        print(f"vggt-ros {args.command}: {error}", file=sys.stderr)
+        print(f"vggt-ros {_words(args)}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         if arguments is None:
@@ -70,6 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _words(args: argparse.Namespace) -> str:
+    """The command that was given, with its action."""
+    return " ".join(word for word in (args.command, getattr(args, "action", "")) if word)
 
 
 if __name__ == "__main__":

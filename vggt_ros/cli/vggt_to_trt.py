@@ -240,7 +240,8 @@ def logged(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        root.error("%s", error)  # into the file too
+        root.removeHandler(handlers[0])  # into the file alone: the terminal gets it on stderr
+        root.error("%s", error)
         raise
     finally:
         for handler in handlers:

@@ -85,6 +85,11 @@ def build_with_passport(
 def _notes(options: BuildOptions) -> dict[str, str]:
     """What it takes to build the same again, and what a runner must know."""
     flags = [] if options.module == "tensorrt" else ["--module", options.module]
+    usual = BuildOptions()
+    if options.workspace_gb != usual.workspace_gb:
+        flags += ["--workspace-gb", f"{options.workspace_gb:g}"]
+    if options.opt_level != usual.opt_level:
+        flags += ["--opt-level", str(options.opt_level)]
     for shapes in options.profile.values():
         for word, shape in (
             ("min", shapes.minimum),

@@ -36,6 +36,7 @@ from vggt_ros.engine.tensorrt_build import BuildOptions
 from vggt_ros.engine.torch_export import ExportReport, shapes_of
 from vggt_ros.errors import EngineError
 from vggt_ros.inference.golden import make_golden
+from vggt_ros.inference.onnx_file import read_numbers
 from vggt_ros.inference.passport import (
     Golden,
     ModelFacts,
@@ -203,6 +204,12 @@ def _origin_of_graph(path: Path) -> _Origin:
             )
         notes = {k: v for k, v in passport.notes.items() if k in ("checkpoint", "warning")}
         return _Origin(passport.model, passport.golden, notes)
+    found = read_numbers(path).precision
+    if found != "fp32":  # it cannot be its own reference, nor become what it is named
+        raise EngineError(
+            f"{path}: expected a graph in fp32, or its passport beside it, got {found} without "
+            "one; export it again: vggt-ros engine export"
+        )
     session = OnnxSession(path)
     known = VggtConfig().output_names
     if list(session.inputs) != ["images"] or not {"pose_enc", "depth"} <= set(session.outputs):

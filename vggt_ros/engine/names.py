@@ -142,10 +142,19 @@ def find_engine(folder: str | Path, stem: Stem | str, precision: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    fp32 = precision == "fp32"
+    graph = onnx_path(folder, stem) if fp32 else precision_path(folder, stem, precision)
     raise EngineError(
         f"{folder}: expected {' or '.join(c.name for c in candidates)}, found none; make it with: "
-        f"vggt-ros engine build --precision {precision}"
+        f"vggt-ros engine build {graph}"
     )
+
+
+def engine_of_graph(graph: str | Path, precision: str) -> Path:
+    """The engine to write beside a graph; that of an exported one, fp32, is named `_fp32`."""
+    path = Path(graph).with_suffix("")
+    bare = precision == "fp32" and not path.name.endswith("_fp32")
+    return path.with_name(f"{path.name}{'_fp32' if bare else ''}.engine")
 
 
 def timing_cache_path(folder: str | Path) -> Path:

@@ -50,22 +50,36 @@ def read_numbers(path: Path) -> OnnxNumbers:
     numbers = OnnxNumbers()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            view = memoryview(data)
-            try:
-                graphs = [v for k, v in _fields(view) if k == 7 and isinstance(v, memoryview)]
-                if not graphs:
-                    raise ValueError("no graph in it")
-                for graph in graphs:
-                    _read_graph(graph, numbers)
-                    graph.release()
-            finally:
-                view.release()
-    except (OSError, ValueError, IndexError, BufferError) as error:
+            problem = _read_mapped(data, numbers)
+    except (OSError, ValueError) as error:  # empty files cannot be mapped
+        problem = str(error)
+    if problem:
         raise EngineError(
-            f"{path}: expected an ONNX file, got something that cannot be read ({error}); export "
-            "it again: vggt-ros engine export"
-        ) from error
+            f"{path}: expected an ONNX file, got something that cannot be read ({problem}); "
+            "export it again: vggt-ros engine export"
+        )
     return numbers
+
+
+def _read_mapped(data: mmap.mmap, numbers: OnnxNumbers) -> str:
+    """Read all; returns what is wrong: views in an exception would forbid to close the file."""
+    with memoryview(data) as view:
+        try:
+            _read_model(view, numbers)
+        except IndexError:
+            return "it is cut off"
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def _read_model(model: memoryview, numbers: OnnxNumbers) -> None:
+    """Field 7 holds the graph."""
+    graphs = [v for k, v in _fields(model) if k == 7 and isinstance(v, memoryview)]
+    if not graphs:
+        raise ValueError("no graph in it")
+    for graph in graphs:
+        _read_graph(graph, numbers)
 
 
 def _read_graph(graph: memoryview, numbers: OnnxNumbers) -> None:

@@ -49,7 +49,7 @@ class VerifyReport:
     seconds: float
     """Of the golden run alone, the first one."""
     notes: tuple[str, ...] = ()
-    """What differs and does not matter, for people."""
+    """What does not forbid to run it and people must know; of the passport and this machine."""
 
     @property
     def text(self) -> str:
@@ -94,22 +94,31 @@ def mending_command(engine: str | Path, passport: Passport) -> str:
     if passport.runtime.backend in TENSORRT:
         words = ["build", source or "MODEL.onnx", *notes.get("build_flags", "").split()]
         words += ["--out", str(path)]
-    elif source and precision.effective != "fp32":
+    elif source and precision.effective != "fp32" and Path(source).is_file():
         words = ["quantise", source, "--precision", precision.requested]
-        if precision.calibration == "synthetic":
-            words += ["--allow-synthetic-calib"]
-        elif precision.calibration != "none":
-            words += ["--calib-data", precision.calibration]
-        words += ["--out", str(path.parent)]
+        words += [*_calibration_words(passport), "--out", str(path.parent)]
     else:
-        words = ["export", *_export_words(passport), "--out", str(path.parent)]
+        words = ["export", *_export_words(passport), *_calibration_words(passport)]
+        words += ["--out", str(path.parent)]
     return "vggt-ros engine " + " ".join(shlex.quote(word) for word in words)
+
+
+def _calibration_words(passport: Passport) -> list[str]:
+    """Where the ranges of int8 and fp8 came from."""
+    calibration = passport.precision.calibration
+    if calibration in ("", "none"):
+        return []
+    if calibration == "synthetic":
+        return ["--allow-synthetic-calib"]
+    return ["--calib-data", calibration]
 
 
 def _export_words(passport: Passport) -> list[str]:
     """Checkpoint, sizes and precision of an export."""
     checkpoint = passport.notes.get("checkpoint") or passport.model.name or "CHECKPOINT"
-    words = ["--random-weights" if checkpoint.startswith("random") else checkpoint]
+    words = [checkpoint]
+    if checkpoint.startswith("random"):
+        words = ["--random-weights", *(["--tiny"] if "tiny" in checkpoint else [])]
     vggt = passport.model.family == "vggt"
     if passport.golden and len(passport.golden.input_shape) >= 4:
         views, _, height, width = passport.golden.input_shape[-4:]
@@ -159,7 +168,16 @@ def open_verified(
     path = Path(engine)
     chosen = choose_backend(path, backend)
     if not path.exists():
-        raise EngineError(f"{path}: expected an engine, found nothing there")
+        raise EngineError(
+            f"{path}: expected an engine, found nothing there; what there is: vggt-ros engine "
+            "list FOLDER"
+        )
+    if chosen == "torch" and not passport_path(path).is_file():
+        raise EngineError(
+            f"{path}: a checkpoint has no passport to verify; whether it fits the network: "
+            f"vggt-ros engine inspect {shlex.quote(str(path))}; to make what can be verified: "
+            f"vggt-ros engine export {shlex.quote(str(path))}"
+        )
     passport = read_passport(path)
     check_files(path, passport)
     device = options.device if options else "auto"
@@ -180,7 +198,7 @@ def open_verified(
         precision=opened.precision,
         errors=errors,
         seconds=seconds,
-        notes=notes,
+        notes=(*((passport.notes["warning"],) if "warning" in passport.notes else ()), *notes),
     )
     return opened, report
 

@@ -224,6 +224,8 @@ def _open_torch(path: Path, start: bytes) -> _Source:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in first:  # PyTorch's advice is to load it anyway, which may run code
+            first = "it is no checkpoint, or holds more than tensors"
         raise EngineError(
             f"{path}: expected a PyTorch checkpoint of tensors, got something that cannot be "
             f"read ({first}); download it again"

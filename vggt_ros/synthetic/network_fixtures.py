@@ -181,10 +181,12 @@ def write_room_answers(folder: str | Path, image_px: int = 252) -> tuple[Path, P
     With them the graph of nodes can be seen running without weights and without a GPU:
 
         vggt-ros replay demo_out/bag --out result --set bootstrap=vggt \
+            --set cameras=[front_left,center_left,center_right,front_right] \
             --set vggt.engine=FOLDER/vggt_fixture.onnx --set depth=depth_anything \
             --set depth_anything.engine=FOLDER/depth_anything_fixture.onnx
 
-    Nothing that moves there moves in the answers.
+    The answers are in the order of the demo's cameras, which must be named: a bag alone has them
+    by name. Nothing that moves there moves in the answers.
     """
     from vggt_ros.synthetic.answers import disparity_answer, vggt_answer
     from vggt_ros.synthetic.scenes import demo_rig, demo_room
