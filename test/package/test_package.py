@@ -99,6 +99,7 @@ class TestImports:
             "cuda": "cuda-python",
             "cv2": "opencv-python-headless",
             "google": "protobuf",
+            "libusb_package": "libusb-package",
             "modelopt": "nvidia-modelopt",
             "onnx_ir": "onnx-ir",
             "yaml": "pyyaml",
