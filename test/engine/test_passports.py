@@ -142,6 +142,15 @@ def test_each_precision_of_a_graph(graph, precision, tmp_path):
     check_files(path, passport)
 
 
+def test_what_is_refused_does_not_stay(graph, tmp_path):
+    write_graph(graph, scale=1.5)
+    options = PipelineOptions(precisions=("fp16",), simplify=False)
+    with pytest.raises(EngineError, match=r"measured .*; take a higher --precision$"):
+        convert.convert(convert.Conversion(tmp_path / "out", options, onnx_in=graph))
+    assert graph.exists()
+    assert not list((tmp_path / "out").glob("*.onnx*"))
+
+
 def test_a_graph_of_others_is_its_own_reference(tmp_path, caplog):
     path = write_graph(tmp_path / "theirs.onnx")
     options = PipelineOptions(precisions=("fp16",), simplify=False)

@@ -110,11 +110,12 @@ def convert(conversion: Conversion, tell: Callable[[str], None] = lambda line: N
     stem = path.name.removesuffix(".onnx")
     if export is not None:
         base = Precision("fp32", "fp32", *_modes(path))
-        write_graph_passport(path, _passport(path, origin, base))
+        _write_or_remove(path, _passport(path, origin, base), conversion)
     converted: dict[str, Passport] = {}
     engines = []
     for made in report.precisions:
-        passport = write_graph_passport(made.path, _passport_of(made, origin, path.name))
+        wanted = _passport_of(made, origin, path.name)
+        passport = _write_or_remove(made.path, wanted, conversion)
         converted[str(made.path)] = passport
         if conversion.build is not None:
             engine = names.engine_path(conversion.folder, stem, made.precision_requested)
@@ -123,6 +124,17 @@ def convert(conversion: Conversion, tell: Callable[[str], None] = lambda line: N
             for line in built.lines:
                 tell(line)
     return Converted(path, converted, tuple(engines))
+
+
+def _write_or_remove(path: Path, passport: Passport, conversion: Conversion) -> Passport:
+    """Give a graph its passport; one that is refused does not stay, unless it was given."""
+    try:
+        return write_graph_passport(path, passport)
+    except EngineError:
+        if path != conversion.onnx_in:
+            for file in (path, Path(f"{path}.data"), names.report_path(path), passport_path(path)):
+                file.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)

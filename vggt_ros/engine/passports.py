@@ -292,8 +292,21 @@ def refuse_bad_parity(path: str | Path, passport: Passport) -> None:
                 f"{path}: output {output.name}: expected an error of at most "
                 f"{output.tolerance:g} in {passport.precision.effective} against "
                 f"{passport.golden.reference if passport.golden else ''}, measured "
-                f"{output.parity:.3g}; take a higher precision, or other calibration images"
+                f"{output.parity:.3g}; take {_milder(passport)}"
             )
+
+
+def _milder(passport: Passport) -> str:
+    """What may answer more exactly."""
+    precision = passport.precision
+    ways = []
+    if precision.quant_mode_effective != "none":
+        ways.append("another --quant-mode")
+    if precision.effective != "fp32":
+        ways.append("a higher --precision")
+    if precision.calibration != "none":
+        ways.append("other calibration images")
+    return ", or ".join(ways) or "the checkpoint again: the graph does not answer as it does"
 
 
 def parity_text(passport: Passport) -> str:

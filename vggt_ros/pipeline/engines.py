@@ -75,7 +75,8 @@ class EngineSlot:
                 f"{self._group}.engine: {config.engine}: expected an engine of {self._family}, "
                 f"got one of {family} ({engine.passport.model.name}); name the right file"
             )
-        _LOG.info("%s: %s", self._group, engine.summary)
+        level = logging.WARNING if config.allow_unverified else logging.INFO
+        _LOG.log(level, "%s: %s", self._group, engine.summary)
         self.in_use = _described(engine)
         return engine
 
