@@ -149,6 +149,10 @@ def test_what_is_refused_does_not_stay(graph, tmp_path):
         convert.convert(convert.Conversion(tmp_path / "out", options, onnx_in=graph))
     assert graph.exists()
     assert not list((tmp_path / "out").glob("*.onnx*"))
+    options = PipelineOptions(precisions=("fp32",), simplify=False)
+    with pytest.raises(EngineError, match="expected an error of at most"):
+        convert.convert(convert.Conversion(tmp_path, options, onnx_in=graph))
+    assert graph.exists()  # it was given
 
 
 def test_a_graph_of_others_is_its_own_reference(tmp_path, caplog):

@@ -29,7 +29,12 @@ from vggt_ros.engine.passports import (
     reference_golden,
     write_graph_passport,
 )
-from vggt_ros.engine.pipeline import PipelineOptions, PrecisionReport, run_pipeline
+from vggt_ros.engine.pipeline import (
+    PipelineOptions,
+    PipelineReport,
+    PrecisionReport,
+    run_pipeline,
+)
 from vggt_ros.engine.random_source import RandomSource
 from vggt_ros.engine.run_onnx import OnnxSession
 from vggt_ros.engine.tensorrt_build import BuildOptions
@@ -110,12 +115,12 @@ def convert(conversion: Conversion, tell: Callable[[str], None] = lambda line: N
     stem = path.name.removesuffix(".onnx")
     if export is not None:
         base = Precision("fp32", "fp32", *_modes(path))
-        _write_or_remove(path, _passport(path, origin, base), conversion)
+        _write_or_remove(path, _passport(path, origin, base), conversion, report)
     converted: dict[str, Passport] = {}
     engines = []
     for made in report.precisions:
         wanted = _passport_of(made, origin, path.name)
-        passport = _write_or_remove(made.path, wanted, conversion)
+        passport = _write_or_remove(made.path, wanted, conversion, report)
         converted[str(made.path)] = passport
         if conversion.build is not None:
             engine = names.engine_path(conversion.folder, stem, made.precision_requested)
@@ -126,15 +131,30 @@ def convert(conversion: Conversion, tell: Callable[[str], None] = lambda line: N
     return Converted(path, converted, tuple(engines))
 
 
-def _write_or_remove(path: Path, passport: Passport, conversion: Conversion) -> Passport:
-    """Give a graph its passport; one that is refused does not stay, unless it was given."""
+def _write_or_remove(
+    path: Path, passport: Passport, conversion: Conversion, report: PipelineReport
+) -> Passport:
+    """Give a graph its passport; one that is refused does not stay, unless it was given.
+
+    Nor do others of this conversion that have no passport yet: nobody could run them.
+    """
     try:
         return write_graph_passport(path, passport)
     except EngineError:
-        if path != conversion.onnx_in:
-            for file in (path, Path(f"{path}.data"), names.report_path(path), passport_path(path)):
-                file.unlink(missing_ok=True)
+        others = [made.path for made in report.precisions if not passport_path(made.path).exists()]
+        given = conversion.onnx_in
+        for graph in {path, *others}:
+            if given is None or graph.resolve() != given.resolve():
+                _remove(graph)
+        if given is None:
+            drop_intermediates(path)
         raise
+
+
+def _remove(graph: Path) -> None:
+    """A graph and what lies beside it."""
+    for file in (graph, Path(f"{graph}.data"), names.report_path(graph), passport_path(graph)):
+        file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -272,6 +292,4 @@ def drop_intermediates(graph: Path) -> None:
     """Remove what the passes left beside a graph and nobody runs."""
     stem = graph.name.removesuffix(".onnx")
     for kind in (".opset", ".NOSEQ", ".simp"):
-        path = graph.with_name(f"{stem}{kind}.onnx")
-        for file in (path, Path(f"{path}.data"), names.report_path(path), passport_path(path)):
-            file.unlink(missing_ok=True)
+        _remove(graph.with_name(f"{stem}{kind}.onnx"))
