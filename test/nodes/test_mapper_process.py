@@ -25,8 +25,13 @@ from vggt_ros.srv import ExportMap
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATIC = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PLAYER = "vggt_ros.nodes.bag_player"
-# Room for a whole bag: on a busy machine the calibration may take longer than the images.
-PATIENT = {"ingest.queue_size": 100, "ingest.silent_after_s": 0.0}
+# Room for a whole bag: on a busy machine the images may come faster than they are taken.
+PATIENT = {
+    "ingest.queue_size": 100,
+    "ingest.silent_after_s": 0.0,
+    "qos_overrides./left/image_raw.subscription.depth": 100,
+    "qos_overrides./right/image_raw.subscription.depth": 100,
+}
 CAMERAS = {"cameras": "[left, right]", "autostart": "true"}
 
 
@@ -160,7 +165,7 @@ def test_lifecycle_services_and_states(start, observer, stub, make_bag, until, t
     assert "no image ever came on /right/image_raw" in diagnostics[-1].status[2].message
 
     bag = make_bag(tmp_path / "bag", sets=10)
-    player = start(PLAYER, {"bag": bag, "rate": 2.0})
+    player = start(PLAYER, {"bag": bag})
     assert player.wait(90.0) == 0, player.output
     until(lambda: status and status[-1].state == MapStatus.STATE_MAPPING, what="mapping")
     maps = observer.listen(PointCloud2, "/mapper/map", LATCHED)
@@ -202,9 +207,12 @@ def test_lifecycle_services_and_states(start, observer, stub, make_bag, until, t
     assert not late
     assert change(observer, Transition.TRANSITION_CONFIGURE)
     assert change(observer, Transition.TRANSITION_ACTIVATE)
-    player = start(PLAYER, {"bag": bag, "rate": 2.0})
+    player = start(PLAYER, {"bag": bag})
     assert player.wait(90.0) == 0, player.output
-    until(lambda: maps[-1].width == 1000, what="second map")
+    until(
+        lambda: maps[-1].width == 1000,
+        what=lambda: f"second map of all sets; the status says {status[-1]}",
+    )
     mapper.interrupt(signal.SIGTERM)
     assert mapper.wait() == 0, mapper.output
     assert "Traceback" not in mapper.output
