@@ -160,8 +160,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
-class VggtConfig:
-    """`vggt.*`: the bootstrapper that asks the network VGGT."""
+class EngineConfig:
+    """What every stage that asks a network is told of its engine."""
 
     engine: str = parameter("", "engine or checkpoint, with its passport beside it")
     backend: str = parameter("auto", "what runs it; auto: what its name ends in", choices=BACKENDS)
@@ -174,6 +174,12 @@ class VggtConfig:
     allow_unverified: bool = parameter(
         False, "do not check the engine against its passport; the status says so"
     )
+
+
+@dataclass(frozen=True)
+class VggtConfig(EngineConfig):
+    """`vggt.*`: the bootstrapper that asks the network VGGT."""
+
     sets: int = parameter(1, "frame sets that are reconstructed together", low=1, high=100)
     preprocess: str = parameter(
         "crop",
@@ -204,20 +210,9 @@ class VggtConfig:
 
 
 @dataclass(frozen=True)
-class DepthAnythingConfig:
+class DepthAnythingConfig(EngineConfig):
     """`depth_anything.*`: depth of single images by the network Depth Anything."""
 
-    engine: str = parameter("", "engine or checkpoint, with its passport beside it")
-    backend: str = parameter("auto", "what runs it; auto: what its name ends in", choices=BACKENDS)
-    device: str = parameter("auto", "cpu, cuda:N; auto: what the back end is built for")
-    precision: str = parameter(
-        "auto",
-        "to compute in, where the back end can choose (torch, openvino); auto: as it is stored",
-        choices=PRECISIONS,
-    )
-    allow_unverified: bool = parameter(
-        False, "do not check the engine against its passport; the status says so"
-    )
     contexts: int = parameter(
         1, "batches that the engine computes at the same time", low=1, high=16
     )

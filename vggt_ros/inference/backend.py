@@ -19,11 +19,12 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from vggt_ros import config
 from vggt_ros.errors import EngineError, nearest
 
 Arrays = Mapping[str, NDArray[Any]]
 
-BACKENDS = ("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+BACKENDS = config.BACKENDS[1:]
 """Names; `vggt_ros.inference.<name>_backend` holds each, with a function `open_file`."""
 
 _BY_SUFFIX = {

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.config import MapConfig
-from vggt_ros.errors import CalibrationError, ConfigError
+from vggt_ros.errors import ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping import (
     kernels_column,
@@ -27,6 +27,7 @@ from vggt_ros.mapping import (
     kernels_view,
     surfels,
 )
+from vggt_ros.mapping.checked_input import check_depth_map, check_pinhole
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
 from vggt_ros.mapping.render import render_surfels
@@ -164,7 +165,7 @@ class SurfelMap:
             attributes: also colour, normals in map and confidence (slower); single holes are
                 closed in the depth only.
         """
-        _check_pinhole(model, "render")
+        check_pinhole(model, "render")
         rotation, translation = _rotation_translation(map_from_camera.inverse())
         return render_surfels(
             self._surfels,
@@ -403,19 +404,7 @@ class _View:
 
     def __init__(self, depth_map: DepthMap) -> None:
         model = depth_map.model
-        where = f"fuse: camera '{depth_map.camera}'"
-        _check_pinhole(model, where)
-        shape = (model.height, model.width)
-        for name, array, expected in (
-            ("depth", depth_map.depth, shape),
-            ("confidence", depth_map.confidence, shape),
-            ("rgb", depth_map.rgb, (*shape, 3)),
-        ):
-            if array.shape != expected:
-                raise CalibrationError(
-                    f"{where}: expected {name} of shape {expected} for its model, "
-                    f"got {array.shape}; resize the image or the model (CameraModel.resized)"
-                )
+        check_depth_map(depth_map)
         self.model = model
         self.map_from_camera = depth_map.map_from_camera
         self.depth = np.ascontiguousarray(depth_map.depth, np.float32)
@@ -423,14 +412,6 @@ class _View:
         self.rgb = np.ascontiguousarray(depth_map.rgb, np.uint8)
         self.intrinsics = _intrinsics(model)
         self.measured = kernels_view.count_measured(self.depth, self.confidence)
-
-
-def _check_pinhole(model: CameraModel, where: str) -> None:
-    if model.is_distorted:
-        raise CalibrationError(
-            f"{where}: expected a camera without distortion, got {model.distortion_model} "
-            f"{model.distortion}; undistort the image and use model.without_distortion()"
-        )
 
 
 def _intrinsics(model: CameraModel) -> Float32:

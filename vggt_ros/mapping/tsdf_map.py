@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vggt_ros.config import MapConfig
 from vggt_ros.errors import ConfigError, SourceError
 from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.mapping.checked_input import check_pinhole
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
 from vggt_ros.mapping.map_file import check_array, read_map, write_map
@@ -27,7 +28,6 @@ from vggt_ros.mapping.open3d_import import import_open3d
 from vggt_ros.mapping.settings import refuse_confidence
 from vggt_ros.mapping.tsdf_open3d import (
     IntegratedView,
-    check_pinhole,
     empty_rendering,
     open3d_camera,
     open3d_device,

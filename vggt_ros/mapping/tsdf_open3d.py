@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vggt_ros.errors import CalibrationError, ConfigError
+from vggt_ros.errors import ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.mapping.checked_input import check_depth_map
 from vggt_ros.mapping.kernels_tsdf import integrable
 from vggt_ros.types import DepthMap, Image, Rendering
 
@@ -18,19 +19,7 @@ class IntegratedView:
 
     def __init__(self, o3d: Any, device: Any, depth_map: DepthMap, far: float) -> None:
         model = depth_map.model
-        where = f"fuse: camera '{depth_map.camera}'"
-        check_pinhole(model, where)
-        shape = (model.height, model.width)
-        for name, array, expected in (
-            ("depth", depth_map.depth, shape),
-            ("confidence", depth_map.confidence, shape),
-            ("rgb", depth_map.rgb, (*shape, 3)),
-        ):
-            if array.shape != expected:
-                raise CalibrationError(
-                    f"{where}: expected {name} of shape {expected} for its model, "
-                    f"got {array.shape}; resize the image or the model (CameraModel.resized)"
-                )
+        check_depth_map(depth_map)
         depth, colour, count = integrable(
             np.ascontiguousarray(depth_map.depth, np.float32),
             np.ascontiguousarray(depth_map.confidence, np.float32),
@@ -68,15 +57,6 @@ def open3d_camera(
     matrix[:2, 2] += shift_px
     extrinsic = np.ascontiguousarray(map_from_camera.inverse().matrix, np.float64)
     return o3d.core.Tensor(matrix), o3d.core.Tensor(extrinsic)
-
-
-def check_pinhole(model: CameraModel, where: str) -> None:
-    """CalibrationError if the camera has a distortion."""
-    if model.is_distorted:
-        raise CalibrationError(
-            f"{where}: expected a camera without distortion, got {model.distortion_model} "
-            f"{model.distortion}; undistort the image and use model.without_distortion()"
-        )
 
 
 def empty_rendering(shape: tuple[int, int], attributes: bool) -> Rendering:

@@ -21,9 +21,6 @@ from vggt_ros.nodes.node_config import BagPlayerConfig
 from vggt_ros.nodes.transforms import static_qos
 from vggt_ros.sources.bag import BagReader
 
-DEPTH = 10
-"""Messages that a publisher keeps for slow reliable subscribers."""
-
 _POLL_S = 0.05
 
 
@@ -94,7 +91,7 @@ class BagPlayer(Node):
                     raise ConfigError(f"{text}; install its package or leave it out of 'topics'")
                 self.get_logger().warning(f"{text}; it is left out")
                 continue
-            profile = static_qos() if _is_static(topic) else qos.reliable(DEPTH)
+            profile = static_qos() if _is_static(topic) else qos.reliable()
             publishers[topic] = self.create_publisher(
                 kind, topic, profile, qos_overriding_options=qos.overridable()
             )

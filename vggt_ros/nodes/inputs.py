@@ -22,10 +22,6 @@ from vggt_ros.nodes.status import CameraMonitor
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.sources.messages import compressed_image_from_message
 
-DEPTH = 10
-"""Messages that wait for a callback. The five of ROS's sensor-data profile overflowed, uncounted,
-when a busy machine held the callbacks up for 0.3 s at 20 Hz."""
-
 
 def image_topic(node: Node, camera: CameraConfig) -> str:
     """The topic that is subscribed, remapped.
@@ -80,7 +76,7 @@ class AdaptiveSubscription:
         name = f"qos_overrides.{topic}.subscription.reliability"
         overridden = name in parameters.given_overrides(node)
         self._adapts = reliability == "auto" and not overridden
-        self._profile = qos.reliable(DEPTH)  # rclpy writes the overrides into it
+        self._profile = qos.reliable()  # rclpy writes the overrides into it
         if reliability == "best_effort":
             self._profile.reliability = ReliabilityPolicy.BEST_EFFORT
         self._subscription: Any = self._subscribe(qos.overridable())

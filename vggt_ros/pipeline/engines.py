@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from vggt_ros.config import DepthAnythingConfig, VggtConfig
+from vggt_ros.config import EngineConfig
 from vggt_ros.errors import ConfigError, EngineError
 from vggt_ros.inference.backend import BackendOptions
 from vggt_ros.inference.engine_store import Engine, open_engine
@@ -23,9 +23,7 @@ class EngineSlot:
         contexts: calls of `run` that go on at the same time.
     """
 
-    def __init__(
-        self, group: str, family: str, config: VggtConfig | DepthAnythingConfig, contexts: int = 1
-    ) -> None:
+    def __init__(self, group: str, family: str, config: EngineConfig, contexts: int = 1) -> None:
         self._group = group
         self._family = family
         self._config = config
