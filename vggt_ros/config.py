@@ -402,6 +402,12 @@ class Config:
         "depth_anything: the network of depth_anything.engine, for each image alone",
         choices=("plane_sweep", "depth_anything"),
     )
+    motion: str = parameter(
+        "static",
+        "static: the cameras stand still in the map; tf: TF says where the rig is at every stamp "
+        "(frame.odom, or the map frame of another localiser); estimate: found from the images",
+        choices=("static", "tf", "estimate"),
+    )
     frame: FrameConfig = field(default_factory=FrameConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     sfm: SfmConfig = field(default_factory=SfmConfig)

@@ -55,6 +55,9 @@ class FrameSet:
 
     stamp_ns: int
     frames: tuple[Frame, ...]
+    world_from_rig: Rigid3 | None = None
+    """Where others (odometry, another localiser) say the rig was at `stamp_ns`, in their frame;
+    None where nobody says."""
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import enum
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from vggt_ros.pipeline.bootstrap import FROM_RIG, make_bootstrapper
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.depth import make_depth_estimator
 from vggt_ros.pipeline.reference_depth import reference_from_points
+from vggt_ros.pipeline.report import map_report, scene_report
 from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator, EngineInUse, EngineUser
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.pipeline.warm_up import plane_frame_set, warm_up_config, warm_up_stages
@@ -339,73 +339,17 @@ class MappingPipeline:
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`: nothing that differs between two runs on the same data."""
-        scene = self.scene
-        cloud = self.cloud()
-        metric = scene is not None and scene.scale.is_metric
-        bounds = None
-        if len(cloud):
-            bounds = [
-                np.round(cloud.points.min(axis=0).astype(float), 4).tolist(),
-                np.round(cloud.points.max(axis=0).astype(float), 4).tolist(),
-            ]
         return {
             "state": self.state.value,
             "failure": self.failure,
-            "unit": "m" if metric else "unscaled",
-            "cameras": self._camera_report(),
-            "scale": self._scale_report(),
-            "up_source": scene.up_source if scene else "none",
+            **scene_report(self.scene, self.config.cameras),
             "sets": {
                 "received": self.sets_received,
                 "used": self.sets_used,
                 "dropped": dict(sorted(self.dropped.items())),
             },
-            "map": {
-                "points": len(cloud),
-                "bounds": bounds,
-                "bounds_m": bounds if metric else None,
-            },
-            "bootstrapper": scene.bootstrapper if scene else self.config.bootstrap,
+            "map": map_report(self.cloud()),
+            "bootstrapper": self.scene.bootstrapper if self.scene else self.config.bootstrap,
             "depth_estimator": self.depth_estimator.name,
             "engines": {name: dataclasses.asdict(engine) for name, engine in self.engines.items()},
         }
-
-    def _camera_report(self) -> dict[str, Any]:
-        scene = self.scene
-        if scene is None:
-            return {}
-        cameras: dict[str, Any] = {}
-        for name, pose in scene.map_from_camera.items():
-            model = scene.cameras[name]
-            entry: dict[str, Any] = {
-                "registered": True,
-                "map_from_camera": pose.matrix.tolist(),
-                "size": [model.width, model.height],
-                "intrinsics": [model.fx, model.fy, model.cx, model.cy],
-            }
-            if model.is_distorted:
-                entry["distortion"] = {
-                    "model": model.distortion_model,
-                    "coefficients": list(model.distortion),
-                }
-            residual = scene.residuals.get(name)
-            if residual is not None:
-                entry["rig_residual"] = {
-                    # NaN, which JSON has not, where there is no scale to compare centres with
-                    "centre": residual.centre if math.isfinite(residual.centre) else None,
-                    "rotation_rad": residual.rotation_rad,
-                    "inlier": residual.inlier,
-                }
-            cameras[name] = entry
-        for name in (*scene.failed, *self.config.cameras):  # or it was not in the sets
-            unknown = {"registered": False, "map_from_camera": None, "intrinsics": None}
-            cameras.setdefault(name, unknown)
-        return cameras
-
-    def _scale_report(self) -> dict[str, Any]:
-        if self.scene is None or not self.scene.scale.is_metric:
-            # no sigma: JSON has no infinity, and no number would be honest
-            return {"value": None, "sigma": None, "source": "none"}
-        scale = self.scene.scale
-        sigma = scale.sigma if math.isfinite(scale.sigma) else None
-        return {"value": scale.value, "sigma": sigma, "source": scale.source.value}
