@@ -76,6 +76,16 @@ class FrameConfig:
     rig: str = parameter("rig", "frame of the rig where no TF names one")
     base: str = parameter("base_link", "robot frame that carries the cameras in the URDF")
     odom: str = parameter("", "odometry frame; empty: no odometry")
+    tf_wait_ms: float = parameter(
+        500.0,
+        "motion tf: a set waits this long for the transform at its stamp, then it is dropped",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+    )
+    tf_history_s: float = parameter(
+        10.0, "transforms of /tf are remembered this long", unit="s", low=0.1, high=600.0
+    )
 
 
 @dataclass(frozen=True)
@@ -382,6 +392,22 @@ class PublishConfig:
     points: bool = parameter(True, "publish ~/points of the latest set", runtime=True)
     depth: bool = parameter(True, "publish depth images", runtime=True)
     status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100)
+    depth_unscaled: bool = parameter(
+        False,
+        "publish depth images while the scale is unknown too; whoever reads them takes their "
+        "numbers for metres (REP-118), which they are not",
+        runtime=True,
+    )
+    odom_rate_hz: float = parameter(
+        10.0, "map -> odom on /tf, where there is odometry", unit="Hz", low=0.1, high=1000.0
+    )
+    odom_ahead_ms: float = parameter(
+        200.0,
+        "map -> odom is stamped this much later than now, so that it is known until the next",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+    )
 
 
 @dataclass(frozen=True)

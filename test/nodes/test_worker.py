@@ -11,7 +11,9 @@ from vggt_ros.errors import AlignmentError, ConfigError, EngineError
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.types import ScaleEstimate, ScaleSource
 
-SCENE = SimpleNamespace(scale=ScaleEstimate(1.0, 0.1, ScaleSource.RIG), bootstrapper="sfm")
+SCENE = SimpleNamespace(
+    scale=ScaleEstimate(1.0, 0.1, ScaleSource.RIG), bootstrapper="sfm", map_from_rig=None
+)
 
 
 class Ingest:
@@ -47,7 +49,7 @@ class Pipeline:
         self.map = SimpleNamespace(size=0, memory_bytes=0)
         self.timings = SimpleNamespace(measure=lambda _: nullcontext(), summary=dict)
         self.depth_estimator, self.sets_used = SimpleNamespace(name="plane_sweep"), 0
-        self.config = SimpleNamespace(bootstrap="sfm")
+        self.config = SimpleNamespace(bootstrap="sfm", motion="static")
 
     def set_rig(self, rig):
         pass
@@ -82,7 +84,7 @@ def run():
             Ingest(len(script)),
             calibration,
             lambda scene, _, stamp_ns: told.append(("scene", stamp_ns)),
-            lambda result, _: told.append(("set", result.stamp_ns)),
+            lambda result, *_: told.append(("set", result.stamp_ns)),
             lambda: told.append(("cleared", -1)),
         )
         worker.start()

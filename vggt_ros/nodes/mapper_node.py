@@ -32,7 +32,7 @@ from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
 from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
 from vggt_ros.nodes.transforms import Frames, listen
-from vggt_ros.nodes.worker import Health, MappingWorker
+from vggt_ros.nodes.worker import Health, MappingWorker, RigInTf
 from vggt_ros.parameters.tree import flatten
 from vggt_ros.pipeline.ingest import Ingest
 from vggt_ros.rig import Rig, load_rig
@@ -171,8 +171,9 @@ class Mapper(LifecycleNode):
         pipeline.load_calibration()
         self._prepare(pipeline)
         self._pipeline = pipeline
-        self._frames = listen(self, self._inputs_group)
-        self._outputs = Outputs(self, config, self._frames)
+        frames = listen(self, self._inputs_group, config.frame.tf_history_s)
+        self._frames = frames
+        self._outputs = Outputs(self, config, frames, self._timers_group)
         self._calibration = Calibration(
             config, self._rig, self._frames, self._config.calibration_wait_s
         )
@@ -183,6 +184,9 @@ class Mapper(LifecycleNode):
             self._outputs.scene_found,
             self._outputs.set_mapped,
             self._outputs.cleared,
+            RigInTf(frames.lookup_at, frames.forget_moving, self._now_ns)
+            if config.motion == "tf"
+            else None,
         )
         self._worker.start()
         self._jump_handle = self.get_clock().create_jump_callback(
@@ -392,6 +396,9 @@ class Mapper(LifecycleNode):
             callback_group=self._timers_group,
             clock=self._steady,
         )
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
 
     def _request_map(self) -> None:
         outputs, worker = self._outputs, self._worker

@@ -109,6 +109,10 @@ def map_status(
         message.scale_value = float(scene.scale.value)
         message.scale_sigma = float(scene.scale.sigma)
         message.scale_source = scene.scale.source.value
+    message.motion = config.motion
+    if health.map_from_rig is not None:
+        message.map_from_rig = pose_message(health.map_from_rig)
+    message.keyframes, message.loops = health.keyframes, health.loops
     message.bootstrapper = health.bootstrapper or config.bootstrap
     message.depth_estimator = health.depth_estimator or config.depth
     _name_engines(message, health)
@@ -204,6 +208,8 @@ def diagnostics(
     level = _LEVELS.get(status.state, DiagnosticStatus.OK)
     if status.state == MapStatus.STATE_MAPPING and status.scale_source == ScaleSource.NONE.value:
         word, level = "mapping without scale: lengths are not metres", DiagnosticStatus.WARN
+    if health.place_fault:
+        level = max(level, _unplaced_level(health.unplaced_s))
     text = f"{word}: {status.detail}" if status.detail else word
     values = {
         "state": _STATE_WORDS[status.state],
@@ -214,6 +220,8 @@ def diagnostics(
         "sets received": str(status.sets_received),
         "sets used": str(status.sets_used),
     }
+    if status.motion != "static":
+        values |= {"keyframes": str(status.keyframes), "loops": str(status.loops)}
     values |= {f"engine of {stage}": _told(e) for stage, e in health.engines.items()}
     values |= {f"dropped: {drop.reason}": str(drop.count) for drop in status.dropped}
     for name, p50, p95 in zip(
@@ -247,6 +255,11 @@ def diagnostics(
             _diagnostic(f"{node_name}: camera {camera.name}", camera.name, level, text, values)
         )
     return message
+
+
+def _unplaced_level(unplaced_s: float) -> bytes:
+    """Of a rig whose place TF does not say: it may be a gap, or TF has stopped."""
+    return DiagnosticStatus.ERROR if unplaced_s > SILENT_S else DiagnosticStatus.WARN
 
 
 _UNREGISTERED = (

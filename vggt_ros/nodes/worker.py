@@ -14,9 +14,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from vggt_ros.config import Config
 from vggt_ros.errors import (
     AlignmentError,
     CalibrationError,
@@ -24,9 +25,11 @@ from vggt_ros.errors import (
     EngineError,
     VggtRosError,
 )
+from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.stages import EngineInUse
+from vggt_ros.pipeline.waiting_sets import WaitingSets
 from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,9 @@ T = TypeVar("T")
 
 _IDLE_S = 0.1
 """Longest sleep of a thread that has nothing to do."""
+
+_TF_POLL_S = 0.01
+"""Sleep while a set waits for a transform: tf2 tells nobody when one has come."""
 
 _REPEAT_WARNING_S = 5.0
 """A fault that repeats is logged this often; all of them are counted."""
@@ -60,6 +66,33 @@ class Health:
     camera_errors: Mapping[str, str] = field(default_factory=dict)
     alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
     timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    map_from_rig: Rigid3 | None = None
+    """Of the newest set; where the rig stands still, of the bootstrap."""
+    map_from_world: Rigid3 | None = None
+    """`map` from the frame in which others say where the rig is (motion tf)."""
+    keyframes: int = 0
+    loops: int = 0
+    place_fault: str = ""
+    """Why the newest set has no place, where others say where the rig is."""
+    unplaced_s: float = 0.0
+    """Seconds since a set had a place; 0 without a fault."""
+
+
+@dataclass(frozen=True, eq=False)
+class RigInTf:
+    """How the worker learns where TF says the rig is (motion tf)."""
+
+    lookup: Callable[[str, str, int], Rigid3 | str]
+    """`target_from_source` at a stamp, or why there is none."""
+    forget: Callable[[], None]
+    """Called when the stamps have jumped back."""
+    now_ns: Callable[[], int]
+    """The node's clock."""
+
+
+def world_frame(config: Config) -> str:
+    """The frame in which TF says where the rig is: odometry, or the map of another localiser."""
+    return config.frame.odom or config.frame.map
 
 
 class MappingWorker:
@@ -71,8 +104,9 @@ class MappingWorker:
         calibration: decides when enough of the rig is known.
         on_scene: called in the worker thread after a bootstrap, with the first set mapped.
         on_step: called in the worker thread after a set that was mapped, with whether the map
-            is metric.
+            is metric, and `map_from_world`.
         on_cleared: called in the worker thread when the map was reset.
+        tf: of a rig that TF moves; None: no set needs a place.
     """
 
     def __init__(
@@ -81,8 +115,9 @@ class MappingWorker:
         ingest: Ingest,
         calibration: Calibration,
         on_scene: Callable[[AlignedScene, Calibrated, int], None],
-        on_step: Callable[[Any, bool], None],
+        on_step: Callable[[Any, bool, Rigid3 | None], None],
         on_cleared: Callable[[], None],
+        tf: RigInTf | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.health = Health()
@@ -104,6 +139,15 @@ class MappingWorker:
         self._detail = ""
         self._stamp_ns = 0
         self._warned: dict[str, float] = {}
+        self._tf = tf
+        self._waiting: WaitingSets | None = None
+        if tf is not None:
+            settings = pipeline.config
+            self._waiting = WaitingSets(
+                world_frame(settings), settings.frame.tf_wait_ms, tf.lookup, self.drop
+            )
+        self._placed_at_s = time.monotonic()
+        self._map_from_rig: Rigid3 | None = None
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
     def start(self) -> None:
@@ -184,11 +228,13 @@ class MappingWorker:
         """While paused, images are dropped and counted."""
         self._paused = paused
         if paused:
-            self._ingest.reset()
+            self.flush()
 
     def flush(self) -> None:
-        """Forget the images that wait, and their stamps."""
+        """Forget the images and sets that wait, and their stamps."""
         self._ingest.reset()
+        if self._waiting is not None:
+            self.post(self._waiting.clear)
 
     def reset(self) -> None:
         """Forget scene, map and half sets; accepted at once, done after the step in hand."""
@@ -201,7 +247,7 @@ class MappingWorker:
         while True:
             with self._wake:
                 if not (self._stopping or self._tasks or self._arrived):
-                    self._wake.wait(_IDLE_S)
+                    self._wake.wait(_TF_POLL_S if self._waiting else _IDLE_S)
                 if self._stopping:
                     return
                 tasks = list(self._tasks)
@@ -240,19 +286,40 @@ class MappingWorker:
         if self._ingest.clock_resets != self._clock_resets:
             self._clock_resets = self._ingest.clock_resets
             logger.warning("stamps jumped back: scene and map are reset")
+            if self._tf is not None:
+                self._tf.forget()
             self._reset()
         while not (self._stopping or self._tasks):
-            chosen = self._ingest.take()
+            if self._waiting is None or self._tf is None:
+                chosen, world_from_rig = self._ingest.take(), None
+            else:
+                chosen, world_from_rig = self._take_placed(self._waiting, self._tf.now_ns())
             if chosen is None:
                 return
-            self._map(chosen)
+            self._map(chosen, world_from_rig)
             self._report()
 
-    def _map(self, chosen: ImageSet) -> None:
+    def _take_placed(
+        self, waiting: WaitingSets, now_ns: int
+    ) -> tuple[ImageSet, Rigid3] | tuple[None, None]:
+        """The next set whose place is known; others wait without anybody waiting for them."""
+        assert self._calibrated is not None  # _calibrate has set it
+        rig_frame = self._calibrated.rig.rig_frame
+        while (found := waiting.take(now_ns, rig_frame)) is None:
+            chosen = self._ingest.take()
+            if chosen is None:
+                return None, None
+            waiting.put(chosen, now_ns, rig_frame)
+        self._placed_at_s = time.monotonic()
+        return found
+
+    def _map(self, chosen: ImageSet, world_from_rig: Rigid3 | None) -> None:
         with self.pipeline.timings.measure("decode"):
             frame_set = self._ingest.decode_set(chosen)
         if frame_set is None:
             return
+        if world_from_rig is not None:
+            frame_set = replace(frame_set, world_from_rig=world_from_rig)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -271,7 +338,11 @@ class MappingWorker:
             self._on_scene(scene, self._calibrated, result.stamp_ns)
             self._told = scene
         self._alignments.update({d.camera: d.alignment for d in result.depth_maps})
-        self._on_step(result, scene.scale.is_metric)
+        if self.pipeline.config.motion != "static":
+            self._map_from_rig = result.map_from_rig or self._map_from_rig
+        moves = self.pipeline.config.motion != "static"
+        world = self.pipeline.map_from_world if moves else None
+        self._on_step(result, scene.scale.is_metric, world)
 
     def _calibrate(self) -> bool:
         """Hand over what is known of the rig; until the bootstrap it may still become more."""
@@ -300,6 +371,9 @@ class MappingWorker:
         self._told = None
         self._alignments.clear()
         self._detail = ""
+        self._map_from_rig = None
+        if self._waiting is not None:
+            self._waiting.clear()
         self._on_cleared()
 
     def report(self) -> dict[str, Any]:
@@ -316,10 +390,12 @@ class MappingWorker:
     def _report(self) -> None:
         pipeline, ingest = self.pipeline, self._ingest
         scene = pipeline.scene
+        moves = pipeline.config.motion != "static"
+        fault = self._waiting.fault if self._waiting is not None else ""
         self.health = Health(
             stamp_ns=self._stamp_ns,
             state=pipeline.state.value,
-            detail=self._detail or pipeline.failure,
+            detail=self._detail or fault or pipeline.failure,
             scene=scene,
             bootstrapper=scene.bootstrapper if scene else pipeline.config.bootstrap,
             depth_estimator=pipeline.depth_estimator.name,
@@ -333,6 +409,12 @@ class MappingWorker:
             camera_errors=self._calibration.errors,
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
+            map_from_rig=self._map_from_rig if moves else scene and scene.map_from_rig,
+            map_from_world=pipeline.map_from_world if moves else None,
+            keyframes=len(pipeline.keyframes) if moves else 0,
+            loops=pipeline.loops if moves else 0,
+            place_fault=fault,
+            unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,
         )
 
     def _warn(self, reason: str, text: str) -> None:
