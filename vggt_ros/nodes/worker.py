@@ -302,14 +302,12 @@ class MappingWorker:
     def _take_placed(
         self, waiting: WaitingSets, now_ns: int
     ) -> tuple[ImageSet, Rigid3] | tuple[None, None]:
-        """The next set whose place is known; others wait without anybody waiting for them."""
+        """The next set whose place is known; the others wait, this thread does not."""
         assert self._calibrated is not None  # _calibrate has set it
         rig_frame = self._calibrated.rig.rig_frame
-        while (found := waiting.take(now_ns, rig_frame)) is None:
-            chosen = self._ingest.take()
-            if chosen is None:
-                return None, None
-            waiting.put(chosen, now_ns, rig_frame)
+        found = waiting.next_placed(self._ingest.take, now_ns, rig_frame)
+        if found is None:
+            return None, None
         self._placed_at_s = time.monotonic()
         return found
 
@@ -411,7 +409,7 @@ class MappingWorker:
             timings=pipeline.timings.summary(),
             map_from_rig=self._map_from_rig if moves else scene and scene.map_from_rig,
             map_from_world=pipeline.map_from_world if moves else None,
-            keyframes=len(pipeline.keyframes) if moves else 0,
+            keyframes=pipeline.keyframes if moves else 0,
             loops=pipeline.loops if moves else 0,
             place_fault=fault,
             unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,

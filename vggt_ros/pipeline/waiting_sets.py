@@ -77,6 +77,17 @@ class WaitingSets:
             self._drop(rig_frame, found)
         return None
 
+    def next_placed(
+        self, source: Callable[[], ImageSet | None], now_ns: int, rig_frame: str
+    ) -> tuple[ImageSet, Rigid3] | None:
+        """As `take`; sets are fetched from `source` only while none of those here is ready."""
+        while (found := self.take(now_ns, rig_frame)) is None:
+            images = source()
+            if images is None:
+                return None
+            self.put(images, now_ns, rig_frame)
+        return found
+
     def finish(self, rig_frame: str) -> None:
         """Nothing more will be known: drop what still waits."""
         while self._sets:
