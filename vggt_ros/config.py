@@ -411,6 +411,48 @@ class PublishConfig:
 
 
 @dataclass(frozen=True)
+class TrajectoryConfig:
+    """`trajectory.*`: keyframes, windows and loops of a rig that moves (`motion`)."""
+
+    window_views: int = parameter(12, "images that are reconstructed together", low=2, high=200)
+    shared_views: int = parameter(
+        4, "images that a window shares with the one before", low=1, high=100
+    )
+    min_displacement: float = parameter(
+        0.03,
+        "sets whose features have moved less are no keyframes; median, fraction of the image's "
+        "width",
+        low=0.0,
+        high=1.0,
+    )
+    max_overlap: float = parameter(
+        0.3,
+        "a set in which a smaller part of the features is found again is a keyframe too",
+        low=0.0,
+        high=1.0,
+    )
+    min_loop_matches: int = parameter(
+        40, "features, of 300, that must agree for a place of long ago", low=8, high=300
+    )
+    max_loops: int = parameter(2, "loops that are tried after one window", low=0, high=100)
+    calibration_views: int = parameter(
+        24,
+        "unknown intrinsics are found from a first window of so many images, then held",
+        low=2,
+        high=200,
+    )
+    odometry_sigma: float = parameter(
+        0.02, "drift of the odometry, standard deviation over the path", low=1e-5, high=1.0
+    )
+    correct_voxels: float = parameter(
+        1.0,
+        "the map is made anew from the kept depth where loops move part of it by more voxels",
+        low=0.0,
+        high=1e6,
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """All parameters. Top-level fields choose implementations; groups tune them."""
 
@@ -445,4 +487,5 @@ class Config:
     align: AlignConfig = field(default_factory=AlignConfig)
     map: MapConfig = field(default_factory=MapConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     camera: dict[str, CameraConfig] = field(default_factory=dict)

@@ -148,7 +148,8 @@ class Outcome:
         write_ply(out / results.MAP, cloud, comments=comments)
         write_tum(
             out / results.TRAJECTORY,
-            static_poses(poses),
+            [StampedPose(stamp, pose) for stamp, pose in self.pipeline.path()]
+            or static_poses(poses),
             is_metric=cloud.is_metric,
             comments=comments,
         )
@@ -251,6 +252,10 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
             if max_sets and pipeline.sets_received >= max_sets:
                 break
         bar.close()
+        try:
+            pipeline.finish()
+        except AlignmentError as error:
+            failure = error
         undecodable = sum(bag.undecodable[topic] for topic in chosen.topics)
         outcome.dropped = dict(images.dropped + Counter({"undecodable message": undecodable}))
         outcome.notes += images.notes()

@@ -108,4 +108,6 @@ def warm_up_stages(config: Config) -> tuple[PlaneBootstrapper, PlaneDisparity | 
 
 def warm_up_config(config: Config) -> Config:
     """The user's configuration with nothing that could refuse the tiny scene."""
-    return replace(config, cameras=list(_CAMERAS), scale=ScaleConfig(source="none"))
+    return replace(
+        config, cameras=list(_CAMERAS), motion="static", scale=ScaleConfig(source="none")
+    )
