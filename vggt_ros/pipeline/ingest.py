@@ -16,16 +16,10 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from vggt_ros.config import IngestConfig
-from vggt_ros.errors import CalibrationError, ConfigError, SourceError, nearest
+from vggt_ros.errors import ConfigError, SourceError, nearest
 from vggt_ros.geometry import CameraModel
-from vggt_ros.pipeline.decode import (
-    Undistorter,
-    decode_rgb,
-    fit_model,
-    reduced_size,
-    resize_rgb,
-    undistorted_frame,
-)
+from vggt_ros.pipeline.absent_cameras import AbsentCameras
+from vggt_ros.pipeline.image_decoder import ImageDecoder
 from vggt_ros.types import Frame, FrameSet, StampedImage
 
 _LOG = logging.getLogger(__name__)
@@ -37,9 +31,6 @@ _JUMP_NS = 1_000_000_000
 _BACKWARD_RUN = 5
 """So many images in a row, each newer than the one before, but all older than what came earlier,
 are a clock that was set back too: the loop of a short bag."""
-_LEAST_MISSED = 5
-"""Fewer images that another camera sent meanwhile do not make a camera silent: sets may be taken
-minutes apart."""
 _MAX_THREADS = 4
 
 
@@ -113,17 +104,11 @@ class Ingest:
         self._last: dict[str, int] = {}
         self._backward: dict[str, list[int]] = {}
         self._absent: set[str] = set()
-        self._silent_ns = int(config.silent_after_s * 1e9)
-        self._missed: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in cameras}
-        """By camera, what each other one has sent since its last image: first stamp, number."""
-        self._faulty_since: dict[str, tuple[int, int]] = {}
-        """By camera whose last image could not be used: stamp of the first such, number."""
-        self._silent: set[str] = set()
-        self._faulty: set[str] = set()
+        self._left_out = AbsentCameras(
+            cameras, int(config.silent_after_s * 1e9), warns=not config.min_cameras
+        )
         self._taken_until: int | None = None
-        self._sizes: dict[str, tuple[int, int]] = {}
-        self._warned: set[tuple[str, str]] = set()
-        self._undistorter = Undistorter()
+        self._decoder = ImageDecoder(config.max_width)
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -160,7 +145,7 @@ class Ingest:
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """(width, height) of the images as they come, by camera; known once one is decoded."""
-        return dict(self._sizes)
+        return dict(self._decoder.sizes)
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -170,13 +155,13 @@ class Ingest:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Cameras that are not waited for, because nothing usable came for `silent_after_s`."""
-        return tuple(name for name in self.cameras if name in self._silent | self._faulty)
+        return tuple(name for name in self.cameras if name in self._left_out.names)
 
     def leave_out(self, camera: str) -> None:
         """Do not wait for a camera until it sends."""
         self._check_camera(camera)
         with self._lock:
-            self._silent.add(camera)
+            self._left_out.leave_out(camera)
 
     # ------------------------------------------------------------------ matching
 
@@ -214,16 +199,14 @@ class Ingest:
         """Forget queues, stamps and image sizes; counts stay."""
         with self._lock:
             self._forget("clock_jump")
-            self._sizes.clear()
-            self._warned.clear()
-            self._silent.clear()
-            self._faulty.clear()
+            self._decoder.forget()
+            self._left_out.clear()
 
     def _needed(self) -> int:
         """Cameras that make a set."""
         if self._config.min_cameras:
             return self._config.min_cameras
-        return max(1, len(self.cameras) - len(self._silent | self._faulty))
+        return max(1, len(self.cameras) - len(self._left_out.names))
 
     def _put(self, image: StampedImage) -> None:
         name, stamp = image.camera, image.stamp_ns
@@ -241,7 +224,7 @@ class Ingest:
             self._forget("clock_jump")
         self._backward.pop(name, None)
         self._last[name] = stamp
-        self._note_arrival(name, stamp)
+        self._left_out.note_arrival(name, stamp)
         if name in self._absent:
             self._absent.discard(name)
             if self._taken_until is not None and stamp <= self._taken_until:
@@ -252,44 +235,6 @@ class Ingest:
             queue.popleft()
             self._drop(name, "overflow")
         queue.append(image)
-
-    def _note_arrival(self, name: str, stamp: int) -> None:
-        """Tell who has been silent, each camera by its own clock: clocks may differ by hours."""
-        if not self._silent_ns:
-            return
-        self._missed[name].clear()
-        if name in self._silent:
-            self._silent.discard(name)
-            _LOG.info("camera '%s': sends again", name)
-        for other in self.cameras:
-            if other == name:
-                continue
-            since, number = self._missed[other].get(name, (stamp, 0))
-            self._missed[other][name] = since, number + 1
-            if other not in self._silent and self._is_over(stamp - since, number + 1):
-                self._silent.add(other)
-                self._warn_left_out(other, f"no image for {(stamp - since) * 1e-9:.1f} s")
-
-    def _note_usable(self, image: StampedImage, usable: bool) -> None:
-        """Tell whose images have been faulty for long."""
-        name = image.camera
-        if usable or not self._silent_ns:
-            self._faulty_since.pop(name, None)
-            self._faulty.discard(name)
-            return
-        since, number = self._faulty_since.get(name, (image.stamp_ns, 0))
-        self._faulty_since[name] = since, number + 1
-        duration = image.stamp_ns - since
-        if name not in self._faulty and self._is_over(duration, number + 1):
-            self._faulty.add(name)
-            self._warn_left_out(name, f"no usable image for {duration * 1e-9:.1f} s")
-
-    def _is_over(self, duration_ns: int, images: int) -> bool:
-        return duration_ns >= self._silent_ns and images >= _LEAST_MISSED
-
-    def _warn_left_out(self, name: str, why: str) -> None:
-        if not self._config.min_cameras:
-            _LOG.warning("camera '%s': %s; sets go on without it until it is back", name, why)
 
     def _is_set_back(self, name: str, stamp: int, last: int) -> bool:
         if last - stamp > _JUMP_NS:
@@ -307,9 +252,7 @@ class Ingest:
         self._last.clear()
         self._backward.clear()
         self._absent.clear()
-        self._faulty_since.clear()
-        for missed in self._missed.values():
-            missed.clear()
+        self._left_out.forget_stamps()
         self._taken_until = None
 
     def _take(self) -> ImageSet | None:
@@ -320,7 +263,7 @@ class Ingest:
             end = min(heads) + self._skew_ns
             needed = self._needed()
             members = [n for n, q in self._queues.items() if q and q[0].stamp_ns <= end]
-            gone = self._absent | self._silent
+            gone = self._absent | self._left_out.silent
             waiting = [n for n, q in self._queues.items() if not q and n not in gone]
             is_full = any(len(q) >= self._config.queue_size for q in self._queues.values())
             if len(members) == len(self.cameras) or (
@@ -379,13 +322,13 @@ class Ingest:
         frames = []
         for image, result in zip(chosen.images, results, strict=True):
             with self._lock:
-                self._note_usable(image, isinstance(result, Frame))
+                self._left_out.note_usable(image.camera, image.stamp_ns, isinstance(result, Frame))
             if isinstance(result, Frame):
                 frames.append(result)
                 continue
             with self._lock:
                 self._drop(image.camera, result[0])
-            self._warn_once(image.camera, *result)
+            self._decoder.warn_once(image.camera, *result)
         with self._lock:
             needed = self._needed()
         if len(frames) < needed:
@@ -401,42 +344,10 @@ class Ingest:
         Raises:
             CalibrationError: `model` is of another aspect than the image.
         """
-        return undistorted_frame(frame, model, self._undistorter)
+        return self._decoder.undistort(frame, model)
 
     def _decode(self, image: StampedImage) -> Frame | tuple[str, str]:
-        """The frame, or why there is none: the reason and the text."""
-        name = image.camera
-        try:
-            rgb = decode_rgb(image)
-        except SourceError as error:
-            return ("corrupt" if isinstance(image.data, bytes) else "encoding"), str(error)
-        height, width = rgb.shape[:2]
-        first = self._sizes.setdefault(name, (width, height))
-        if first != (width, height):
-            return "size_changed", (
-                f"camera '{name}': image of {width}x{height} after {first[0]}x{first[1]}; "
-                f"reset after a change of resolution"
-            )
-        size = reduced_size(width, height, self._config.max_width)
-        model = self._models[name]
-        try:
-            if model is None:
-                return Frame(name, image.stamp_ns, resize_rgb(rgb, size))
-            if model.size != (width, height):
-                fitted = fit_model(model, (width, height), name)
-                self._warn_once(
-                    name,
-                    "scaled",
-                    f"camera '{name}': calibrated at {model.width}x{model.height}, scaled to "
-                    f"the images' {width}x{height}",
-                )
-                model = fitted
-            rgb, pinhole = self._undistorter.undistort(
-                resize_rgb(rgb, size), model.resized(*size) if model.size != size else model
-            )
-        except CalibrationError as error:
-            return "calibration", str(error)
-        return Frame(name, image.stamp_ns, rgb, pinhole)
+        return self._decoder.decode(image, self._models[image.camera])
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -451,11 +362,6 @@ class Ingest:
         if number:
             self.counts[reason] += number
             self.camera_counts[camera][reason] += number
-
-    def _warn_once(self, camera: str, reason: str, text: str) -> None:
-        if (camera, reason) not in self._warned:
-            self._warned.add((camera, reason))
-            _LOG.warning("%s", text)
 
 
 def _spread(stamps: Mapping[str, int]) -> int:
