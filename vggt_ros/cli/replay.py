@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from vggt_ros import results
 from vggt_ros.cli.arguments import count_or_zero
@@ -18,7 +15,6 @@ from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError, VggtRosError
 
 if TYPE_CHECKING:  # imported where they are used: `vggt-ros --help` must not wait for them
-    from vggt_ros.geometry import Rigid3
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
 
@@ -96,11 +92,6 @@ class Outcome:
     fault: VggtRosError | None = None
     """What ended the mapping before the bag did."""
 
-    @property
-    def path(self) -> list[tuple[int, Rigid3]]:
-        """Stamps and `map_from_rig` of a rig that moves; empty where it stands still."""
-        return self.pipeline.path() if self.config.motion != "static" else []
-
     def report(self) -> dict[str, Any]:
         """The content of `report.json`, what ingest dropped included."""
         report: dict[str, Any] = self.pipeline.report()
@@ -109,26 +100,14 @@ class Outcome:
             dropped[reason] = dropped.get(reason, 0) + count
         report["notes"] = self.notes
         if self.config.motion != "static":
-            report["trajectory"] = self._trajectory_report()
+            # stamp_ns x y z [map units] qx qy qz qw: the rig in the map
+            report["motion"]["trajectory"] = [
+                [stamp, *pose.translation.tolist(), *pose.quaternion_xyzw.tolist()]
+                for stamp, pose in self.pipeline.path()
+            ]
         if self.fault is not None:
             report["failure"] = str(self.fault)
         return report
-
-    def _trajectory_report(self) -> dict[str, Any]:
-        """`map_from_rig` as rows stamp_ns, x y z [map units], qx qy qz qw."""
-        path = self.path
-        steps = [b.translation - a.translation for (_, a), (_, b) in itertools.pairwise(path)]
-        return {
-            "motion": self.config.motion,
-            "length": float(sum(np.linalg.norm(step) for step in steps)),
-            "duration_s": (path[-1][0] - path[0][0]) * 1e-9 if path else 0.0,
-            "keyframes": self.pipeline.keyframes,
-            "loops": self.pipeline.loops,
-            "poses": [
-                [stamp, *pose.translation.tolist(), *pose.quaternion_xyzw.tolist()]
-                for stamp, pose in path
-            ],
-        }
 
     def write(self, out: Path) -> None:
         """Write all files of the results folder."""
@@ -148,15 +127,14 @@ class Outcome:
         write_ply(out / results.MAP, cloud, comments=comments)
         write_tum(
             out / results.TRAJECTORY,
-            [StampedPose(stamp, pose) for stamp, pose in self.pipeline.path()]
-            or static_poses(poses),
+            static_poses(poses),
             is_metric=cloud.is_metric,
             comments=comments,
         )
         if self.config.motion != "static":
             write_tum(
                 out / results.PATH,
-                [StampedPose(stamp, pose) for stamp, pose in self.path],
+                [StampedPose(stamp, pose) for stamp, pose in self.pipeline.path()],
                 is_metric=cloud.is_metric,
                 comments=comments,
             )

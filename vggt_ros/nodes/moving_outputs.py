@@ -24,6 +24,7 @@ from vggt_ros.nodes.calibration import Calibrated
 from vggt_ros.nodes.conversions import pose_message, time_message, transform_message
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.transforms import Frames, MovingBroadcaster
+from vggt_ros.nodes.worker import Motion
 from vggt_ros.types import AlignedScene
 
 logger = logging.getLogger(__name__)
@@ -91,43 +92,37 @@ class RigPlaces:
             and (frame_ids[name] in ours or self._frames.parent(frame_ids[name]) is None)
         ]
 
-    def moved(
-        self,
-        stamp_ns: int,
-        map_from_rig: Rigid3 | None,
-        map_from_world: Rigid3 | None,
-        calibrated: Calibrated,
-        scene: AlignedScene,
-    ) -> None:
-        """Say where the rig was at the stamp of a set.
+    def moved(self, motion: Motion, calibrated: Calibrated, scene: AlignedScene) -> None:
+        """Say where the rig was.
 
         Args:
-            stamp_ns: of the set.
-            map_from_rig: None where the set was not located.
-            map_from_world: what motion tf has found of odometry.
+            motion: what is new.
             calibrated: the rig, with the cameras' frames.
             scene: where the rig was found with it.
         """
         odom = self._config.frame.odom
         if self._config.motion == "tf":
             if odom:
-                self._set_odom(map_from_world)
-            elif map_from_world is not None:
-                self._check_same_map(map_from_world)
-        elif map_from_rig is None:
-            return
+                self._set_odom(motion.map_from_world)
+            elif motion.map_from_world is not None:
+                self._check_same_map(motion.map_from_world)
         elif odom:
-            rig_frame = calibrated.rig.rig_frame
-            odom_from_rig = self._frames.lookup_at(odom, rig_frame, stamp_ns)
-            if isinstance(odom_from_rig, str):
-                self._warn_once(
-                    "odom",
-                    f"'{self._config.frame.map}' -> '{odom}' is not renewed: {odom_from_rig}",
-                )
-            else:
-                self._set_odom(map_from_rig @ odom_from_rig.inverse())
+            for stamp_ns, map_from_rig in motion.places[-1:]:
+                self._take_rig(stamp_ns, map_from_rig, calibrated)
         else:
-            self._send_top(stamp_ns, map_from_rig, calibrated, scene)
+            for stamp_ns, map_from_rig in motion.places:
+                self._send_top(stamp_ns, map_from_rig, calibrated, scene)
+
+    def _take_rig(self, stamp_ns: int, map_from_rig: Rigid3, calibrated: Calibrated) -> None:
+        """Found from the images, though odometry goes on to move the rig in TF."""
+        odom = self._config.frame.odom
+        odom_from_rig = self._frames.lookup_at(odom, calibrated.rig.rig_frame, stamp_ns)
+        if isinstance(odom_from_rig, str):
+            self._warn_once(
+                "odom", f"'{self._config.frame.map}' -> '{odom}' is not renewed: {odom_from_rig}"
+            )
+        else:
+            self._set_odom(map_from_rig @ odom_from_rig.inverse())
 
     def _set_odom(self, map_from_odom: Rigid3 | None) -> None:
         with self._lock:

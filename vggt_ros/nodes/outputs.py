@@ -20,7 +20,7 @@ from vggt_ros.nodes.clouds import set_cloud
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.moving_outputs import RigPlaces, moved_markers, path_message
 from vggt_ros.nodes.transforms import Frames, StaticBroadcaster
-from vggt_ros.nodes.worker import LatestPublisher, MappingWorker
+from vggt_ros.nodes.worker import LatestPublisher, MappingWorker, Motion
 from vggt_ros.types import AlignedScene, DepthMap, PointCloud
 
 logger = logging.getLogger(__name__)
@@ -99,17 +99,15 @@ class Outputs:
         self._scene = (scene, stamp_ns)
         self._thread.put("scene", self._scene)
 
-    def set_mapped(
-        self, result: Any, is_metric: bool, map_from_world: Rigid3 | None = None
-    ) -> None:
-        """A set has reached the map; of a rig that moves, also where that set was."""
+    def set_mapped(self, result: Any, is_metric: bool, motion: Motion | None = None) -> None:
+        """A set has reached the map; of a rig that moves, also where that was."""
         self._dirty = True
-        if self._places is not None and self._scene is not None:
+        if self._places is not None and self._scene is not None and motion is not None:
             assert self._calibrated is not None  # scene_found has set it
-            scene, calibrated, place = self._scene[0], self._calibrated, result.map_from_rig
-            self._places.moved(result.stamp_ns, place, map_from_world, calibrated, scene)
-            if place is not None:
-                self._thread.put("place", (scene, calibrated, place, result.stamp_ns))
+            scene, calibrated = self._scene[0], self._calibrated
+            self._places.moved(motion, calibrated, scene)
+            if motion.places:
+                self._thread.put("place", (scene, calibrated, *motion.places[-1]))
         if result.depth_maps:
             self._thread.put("set", (result, is_metric))
 
@@ -200,8 +198,8 @@ class Outputs:
         self._transforms.send(self._scene_transforms(scene, stamp_ns))
         self._cameras_publisher.publish(camera_markers(scene, stamp_ns, self.config.frame.map))
 
-    def _publish_cameras(self, value: tuple[AlignedScene, Calibrated, Rigid3, int]) -> None:
-        scene, calibrated, map_from_rig, stamp_ns = value
+    def _publish_cameras(self, value: tuple[AlignedScene, Calibrated, int, Rigid3]) -> None:
+        scene, calibrated, stamp_ns, map_from_rig = value
         self._cameras_publisher.publish(
             moved_markers(scene, calibrated, map_from_rig, stamp_ns, self.config.frame.map)
         )

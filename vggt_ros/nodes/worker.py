@@ -79,6 +79,15 @@ class Health:
 
 
 @dataclass(frozen=True, eq=False)
+class Motion:
+    """What a set has told of where a moving rig was."""
+
+    places: tuple[tuple[int, Rigid3], ...]
+    """Stamp and `map_from_rig` of what was located since the set before, in order."""
+    map_from_world: Rigid3 | None
+
+
+@dataclass(frozen=True, eq=False)
 class RigInTf:
     """How the worker learns where TF says the rig is (motion tf)."""
 
@@ -104,7 +113,7 @@ class MappingWorker:
         calibration: decides when enough of the rig is known.
         on_scene: called in the worker thread after a bootstrap, with the first set mapped.
         on_step: called in the worker thread after a set that was mapped, with whether the map
-            is metric, and `map_from_world`.
+            is metric, and where the rig was if it moves.
         on_cleared: called in the worker thread when the map was reset.
         tf: of a rig that TF moves; None: no set needs a place.
     """
@@ -115,7 +124,7 @@ class MappingWorker:
         ingest: Ingest,
         calibration: Calibration,
         on_scene: Callable[[AlignedScene, Calibrated, int], None],
-        on_step: Callable[[Any, bool, Rigid3 | None], None],
+        on_step: Callable[[Any, bool, Motion | None], None],
         on_cleared: Callable[[], None],
         tf: RigInTf | None = None,
     ) -> None:
@@ -147,7 +156,7 @@ class MappingWorker:
                 world_frame(settings), settings.frame.tf_wait_ms, tf.lookup, self.drop
             )
         self._placed_at_s = time.monotonic()
-        self._map_from_rig: Rigid3 | None = None
+        self._newest_place: tuple[int, Rigid3] | None = None
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
     def start(self) -> None:
@@ -336,11 +345,19 @@ class MappingWorker:
             self._on_scene(scene, self._calibrated, result.stamp_ns)
             self._told = scene
         self._alignments.update({d.camera: d.alignment for d in result.depth_maps})
-        if self.pipeline.config.motion != "static":
-            self._map_from_rig = result.map_from_rig or self._map_from_rig
-        moves = self.pipeline.config.motion != "static"
-        world = self.pipeline.map_from_world if moves else None
-        self._on_step(result, scene.scale.is_metric, world)
+        self._on_step(result, scene.scale.is_metric, self._motion(result))
+
+    def _motion(self, result: Any) -> Motion | None:
+        """What is new of a rig that moves; sets may be located later, several at a time."""
+        if self.pipeline.config.motion == "static":
+            return None
+        places: list[tuple[int, Rigid3]] = []
+        if result.depth_maps or result.bootstrapped:
+            newest_ns = self._newest_place[0] if self._newest_place else -1
+            places = [place for place in self.pipeline.path() if place[0] > newest_ns]
+        if places:
+            self._newest_place = places[-1]
+        return Motion(tuple(places), self.pipeline.map_from_world)
 
     def _calibrate(self) -> bool:
         """Hand over what is known of the rig; until the bootstrap it may still become more."""
@@ -369,7 +386,7 @@ class MappingWorker:
         self._told = None
         self._alignments.clear()
         self._detail = ""
-        self._map_from_rig = None
+        self._newest_place = None
         if self._waiting is not None:
             self._waiting.clear()
         self._on_cleared()
@@ -389,6 +406,7 @@ class MappingWorker:
         pipeline, ingest = self.pipeline, self._ingest
         scene = pipeline.scene
         moves = pipeline.config.motion != "static"
+        place = self._newest_place[1] if self._newest_place else None
         fault = self._waiting.fault if self._waiting is not None else ""
         self.health = Health(
             stamp_ns=self._stamp_ns,
@@ -407,7 +425,7 @@ class MappingWorker:
             camera_errors=self._calibration.errors,
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
-            map_from_rig=self._map_from_rig if moves else scene and scene.map_from_rig,
+            map_from_rig=place if moves else scene and scene.map_from_rig,
             map_from_world=pipeline.map_from_world if moves else None,
             keyframes=pipeline.keyframes if moves else 0,
             loops=pipeline.loops if moves else 0,
