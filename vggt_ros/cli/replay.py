@@ -15,6 +15,7 @@ from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError, VggtRosError
 
 if TYPE_CHECKING:  # imported where they are used: `vggt-ros --help` must not wait for them
+    from vggt_ros.geometry import Rigid3
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
 
@@ -103,11 +104,15 @@ class Outcome:
             # stamp_ns x y z [map units] qx qy qz qw: the rig in the map
             report["motion"]["trajectory"] = [
                 [stamp, *pose.translation.tolist(), *pose.quaternion_xyzw.tolist()]
-                for stamp, pose in self.pipeline.path()
+                for stamp, pose in self._path()
             ]
         if self.fault is not None:
             report["failure"] = str(self.fault)
         return report
+
+    def _path(self) -> list[tuple[int, Rigid3]]:
+        """Stamps and `map_from_rig` of a rig that moves."""
+        return sorted(self.pipeline.path(), key=lambda place: place[0])
 
     def write(self, out: Path) -> None:
         """Write all files of the results folder."""
@@ -134,7 +139,7 @@ class Outcome:
         if self.config.motion != "static":
             write_tum(
                 out / results.PATH,
-                [StampedPose(stamp, pose) for stamp, pose in self.pipeline.path()],
+                [StampedPose(stamp, pose) for stamp, pose in self._path()],
                 is_metric=cloud.is_metric,
                 comments=comments,
             )

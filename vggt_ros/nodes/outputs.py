@@ -135,7 +135,8 @@ class Outputs:
             self._map = (cloud, worker.health.stamp_ns)
             self._thread.put("map", self._map)
             if self._places is not None:
-                self._path = (worker.pipeline.path(), worker.health.stamp_ns)
+                path = sorted(worker.pipeline.path(), key=lambda place: place[0])
+                self._path = (path, worker.health.stamp_ns)
                 self._thread.put("path", self._path)
         finally:
             self._pending.clear()

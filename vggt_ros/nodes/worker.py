@@ -83,7 +83,7 @@ class Motion:
     """What a set has told of where a moving rig was."""
 
     places: tuple[tuple[int, Rigid3], ...]
-    """Stamp and `map_from_rig` of what was located since the set before, in order."""
+    """Stamp and `map_from_rig` of what was located since the set before, by stamp."""
     map_from_world: Rigid3 | None
 
 
@@ -157,6 +157,7 @@ class MappingWorker:
             )
         self._placed_at_s = time.monotonic()
         self._newest_place: tuple[int, Rigid3] | None = None
+        self._located: set[int] = set()
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
     def start(self) -> None:
@@ -353,10 +354,10 @@ class MappingWorker:
             return None
         places: list[tuple[int, Rigid3]] = []
         if result.depth_maps or result.bootstrapped:
-            newest_ns = self._newest_place[0] if self._newest_place else -1
-            places = [place for place in self.pipeline.path() if place[0] > newest_ns]
-        if places:
-            self._newest_place = places[-1]
+            path = sorted(self.pipeline.path(), key=lambda place: place[0])
+            places = [place for place in path if place[0] not in self._located]
+            self._located.update(stamp for stamp, _ in places)
+            self._newest_place = path[-1] if path else None
         return Motion(tuple(places), self.pipeline.map_from_world)
 
     def _calibrate(self) -> bool:
@@ -387,6 +388,7 @@ class MappingWorker:
         self._alignments.clear()
         self._detail = ""
         self._newest_place = None
+        self._located.clear()
         if self._waiting is not None:
             self._waiting.clear()
         self._on_cleared()
