@@ -121,7 +121,7 @@ def _busy_s() -> float:
     return (user + nice + system + irq + softirq) / float(os.sysconf("SC_CLK_TCK"))
 
 
-# --- the mapper's process -------------------------------------------------------------------------
+# --- the mapper's process ---------------------------------------------------------------
 
 
 def run_mapper(result: Path) -> int:
@@ -196,7 +196,7 @@ def run_mapper(result: Path) -> int:
     return process.run(make_node, stop, arguments, threads=4)
 
 
-# --- the cameras' process -------------------------------------------------------------------------
+# --- the cameras' process ---------------------------------------------------------------
 
 
 def run_cameras() -> int:

@@ -39,6 +39,8 @@ class InputsFirstExecutor(Executor):
         Raises:
             Exception: whatever a callback raised, now or in the pool since the last call.
         """
+        handler: Any
+        entity: Any
         try:
             handler, entity, _ = self.wait_for_ready_callbacks(timeout_sec)
         except (ExternalShutdownException, ShutdownException, TimeoutException):
