@@ -76,6 +76,11 @@ class FrameConfig:
     rig: str = parameter("rig", "frame of the rig where no TF names one")
     base: str = parameter("base_link", "robot frame that carries the cameras in the URDF")
     odom: str = parameter("", "odometry frame; empty: no odometry")
+    prefix: str = parameter(
+        "",
+        "before every frame that is named here, in camera.<name>.frame_id or in the rig file, "
+        "such as robot1/; frames that come with messages and TF stay as they are",
+    )
 
 
 @dataclass(frozen=True)
