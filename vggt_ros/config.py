@@ -86,6 +86,11 @@ class FrameConfig:
     tf_history_s: float = parameter(
         10.0, "transforms of /tf are remembered this long", unit="s", low=0.1, high=600.0
     )
+    prefix: str = parameter(
+        "",
+        "before every frame that is named here, in camera.<name>.frame_id or in the rig file, "
+        "such as robot1/; frames that come with messages and TF stay as they are",
+    )
 
 
 @dataclass(frozen=True)

@@ -384,7 +384,9 @@ class Mapper(LifecycleNode):
         status, health = self._status()
         now_ns = self.get_clock().now().nanoseconds
         self._diagnostics_publisher.publish(
-            diagnostics(self.get_name(), status, self._monitors, health, now_ns)
+            diagnostics(
+                self.get_fully_qualified_name().lstrip("/"), status, self._monitors, health, now_ns
+            )
         )
 
     def _make_map_timer(self) -> None:

@@ -95,3 +95,6 @@ class CameraSourceConfig:
         low=0.0,
         high=3600.0,
     )
+    frame_prefix: str = parameter(
+        "", "before the names of the rig's and the images' frames, such as robot1/"
+    )
