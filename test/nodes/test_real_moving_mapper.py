@@ -61,7 +61,6 @@ def test_a_drive_becomes_a_map(start, observer, driving, until, tmp_path, world)
     player = start("vggt_ros.nodes.bag_player", {"bag": bag, "rate": 0.1, "clock": "true"})
     assert player.wait(120.0) == 0, player.output
     until(lambda: status[-1].sets_used >= 3, 120.0, lambda: str(status[-1]))
-    until(lambda: len(status) > 4 and status[-4].sets_used == status[-1].sets_used, 60.0)
     last = status[-1]
     assert last.state == MapStatus.STATE_MAPPING
     assert last.is_metric
@@ -96,7 +95,7 @@ def test_a_drive_becomes_a_map(start, observer, driving, until, tmp_path, world)
 
     # the path and the map are those of the world
     paths = observer.listen(Path, "/mapper/path", LATCHED)
-    until(lambda: paths and len(paths[-1].poses) == last.keyframes, what="the whole path")
+    until(lambda: paths and len(paths[-1].poses) >= last.keyframes, what="the path")
     found = []
     for stamped in paths[-1].poses:
         p, q = stamped.pose.position, stamped.pose.orientation
