@@ -11,23 +11,37 @@ from vggt_ros.errors import AlignmentError, ConfigError, EngineError
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.types import ScaleEstimate, ScaleSource
 
-SCENE = SimpleNamespace(scale=ScaleEstimate(1.0, 0.1, ScaleSource.RIG), bootstrapper="sfm")
+SCENE = SimpleNamespace(
+    scale=ScaleEstimate(1.0, 0.1, ScaleSource.RIG),
+    bootstrapper="sfm",
+    cameras={},
+    map_from_camera={},
+)
+
+
+class Chosen:
+    """A set without images."""
+
+    images = ()
+
+    def __init__(self, number):
+        self.number = number
 
 
 class Ingest:
     """Hands out the numbers 0, 1, ... as sets."""
 
-    clock_resets, sets = 0, 0
+    clock_resets, sets, skews_ms = 0, 0, {}
 
     def __init__(self, count):
         self.waiting = list(range(count))
         self.counts, self.camera_counts = Counter(), {}
 
     def take(self):
-        return self.waiting.pop(0) if self.waiting else None
+        return Chosen(self.waiting.pop(0)) if self.waiting else None
 
     def decode_set(self, chosen):
-        return chosen
+        return chosen.number
 
     def close(self):
         pass
@@ -45,7 +59,9 @@ class Pipeline:
         self.scene, self.failure, self.engines, self.dropped = None, "", {}, Counter()
         self.state = SimpleNamespace(value="collecting")
         self.map = SimpleNamespace(size=0, memory_bytes=0)
-        self.timings = SimpleNamespace(measure=lambda _: nullcontext(), summary=dict)
+        self.timings = SimpleNamespace(
+            measure=lambda _: nullcontext(), summary=dict, add=lambda *_: None
+        )
         self.depth_estimator, self.sets_used = SimpleNamespace(name="plane_sweep"), 0
         self.config = SimpleNamespace(bootstrap="sfm")
 

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import median
 from types import TracebackType
 
 from vggt_ros.config import IngestConfig
@@ -31,6 +32,8 @@ _JUMP_NS = 1_000_000_000
 _BACKWARD_RUN = 5
 """So many images in a row, each newer than the one before, but all older than what came earlier,
 are a clock that was set back too: the loop of a short bag."""
+_SKEWS = 50
+"""Sets of which `skews_ms` is the median: five seconds at 10 Hz."""
 _MAX_THREADS = 4
 
 
@@ -55,6 +58,7 @@ class Ingest:
     unmatched       no image of enough other cameras within `max_skew_ms`
     overflow        still unmatched when the queue was full
     clock_jump      waiting when a clock was set back
+    reset           waiting when `reset` was called, or the reason given to it
     uncalibrated    no CameraInfo yet and `require_calibration`
     corrupt         cannot be decoded
     encoding        has no colours, or an unknown encoding
@@ -108,6 +112,7 @@ class Ingest:
             cameras, int(config.silent_after_s * 1e9), warns=not config.min_cameras
         )
         self._taken_until: int | None = None
+        self._skews: dict[str, deque[int]] = {name: deque(maxlen=_SKEWS) for name in cameras}
         self._decoder = ImageDecoder(config.max_width)
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -157,6 +162,18 @@ class Ingest:
         """Cameras that are not waited for, because nothing usable came for `silent_after_s`."""
         return tuple(name for name in self.cameras if name in self._left_out.names)
 
+    @property
+    def skews_ms(self) -> dict[str, float]:
+        """Stamp minus that of its set, by camera: the median of its last sets [ms]."""
+        with self._lock:
+            return {n: median(skews) * 1e-6 for n, skews in self._skews.items() if skews}
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queues."""
+        with self._lock:
+            return sum(len(queue) for queue in self._queues.values())
+
     def leave_out(self, camera: str) -> None:
         """Do not wait for a camera until it sends."""
         self._check_camera(camera)
@@ -195,10 +212,14 @@ class Ingest:
             if self._needed() < len(self.cameras):
                 self._absent = {name for name in self.cameras if not self._queues[name]}
 
-    def reset(self) -> None:
-        """Forget queues, stamps and image sizes; counts stay."""
+    def reset(self, reason: str = "reset") -> None:
+        """Forget queues, stamps and image sizes; counts stay.
+
+        Args:
+            reason: under which images that wait are counted.
+        """
         with self._lock:
-            self._forget("clock_jump")
+            self._forget(reason)
             self._decoder.forget()
             self._left_out.clear()
 
@@ -252,6 +273,8 @@ class Ingest:
         self._last.clear()
         self._backward.clear()
         self._absent.clear()
+        for skews in self._skews.values():
+            skews.clear()
         self._left_out.forget_stamps()
         self._taken_until = None
 
@@ -285,7 +308,10 @@ class Ingest:
         }
         self._taken_until = stamps[-1]
         self.sets += 1
-        return ImageSet(stamps[(len(stamps) - 1) // 2], images)
+        stamp = stamps[(len(stamps) - 1) // 2]
+        for image in images:
+            self._skews[image.camera].append(image.stamp_ns - stamp)
+        return ImageSet(stamp, images)
 
     def _advance(self, members: list[str]) -> None:
         """Where cameras are faster than `max_skew_ms`, go on to images closer together."""
