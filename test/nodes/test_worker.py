@@ -1,13 +1,14 @@
 """The mapping thread on scripted sets: what a fault leaves behind."""
 
 import logging
+import threading
 from collections import Counter
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from vggt_ros.errors import AlignmentError, ConfigError, EngineError
+from vggt_ros.errors import AlignmentError, ConfigError, EngineError, VggtRosError
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.types import ScaleEstimate, ScaleSource
 
@@ -89,7 +90,7 @@ def run():
     """Runs a script; returns the worker, and what it told the publishers."""
     workers = []
 
-    def start(script):
+    def start(script, **arguments):
         told = []
         calibrated = SimpleNamespace(rig=SimpleNamespace(cameras=()), key=0, missing=())
         calibration = SimpleNamespace(resolve=lambda _: calibrated, errors={})
@@ -100,6 +101,7 @@ def run():
             lambda scene, _, stamp_ns: told.append(("scene", stamp_ns)),
             lambda result, _: told.append(("set", result.stamp_ns)),
             lambda: told.append(("cleared", -1)),
+            **arguments,
         )
         worker.start()
         workers.append(worker)
@@ -137,6 +139,45 @@ def test_after_a_reset_the_new_scene_is_told(run):
 def test_errors_are_counted_once_under_their_own_name(run, kind):
     worker, _ = run([kind("why"), "scene", kind("shapes"), None])
     assert worker.health.dropped == {"bootstrap failed": 1, kind.__name__: 1}
+
+
+def test_one_internal_error_leaves_one_set_out(run):
+    worker, told = run(["scene", KeyError("a bug"), None, KeyError("a bug"), None])
+    assert told == [("scene", 0), ("set", 0), ("set", 2), ("set", 4)]
+    assert worker.health.dropped == {"internal error": 2}
+    assert worker.health.internal_errors == 2
+    assert not worker.failure
+
+
+def test_internal_errors_in_a_row_end_the_thread_and_say_so(run):
+    failed = threading.Event()
+    worker, told = run(["scene", *[KeyError("a bug")] * 3], on_failure=failed.set)
+    assert not failed.is_set()  # three in a row may be
+    worker.pipeline.script += [KeyError("a bug\nof two lines"), None]
+    worker._ingest.waiting += [4, 5]
+    assert failed.wait(5.0)
+    assert worker.failure == "KeyError: 'a bug\\nof two lines'"
+    assert worker._dropped["internal error"] == 4
+    assert told == [("scene", 0), ("set", 0)]
+    with pytest.raises(VggtRosError, match="the mapping thread has ended: KeyError"):
+        worker.call(lambda: None, 5.0)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), MemoryError("no room")])
+def test_whatever_ends_the_thread_is_told(run, error):
+    failed = threading.Event()
+    worker, _ = run(["scene"], on_failure=failed.set)
+
+    def broken():
+        raise error
+
+    worker._report = broken
+    with worker._wake:
+        worker._arrived = True
+        worker._wake.notify()
+    assert failed.wait(5.0)
+    assert worker.failure == f"{type(error).__name__}: {error}"
+    assert worker.stop(5.0)
 
 
 def test_a_posted_task_that_fails_is_told(run, caplog):

@@ -288,6 +288,27 @@ DROPS: dict[str, tuple[str, str]] = {
         "came within `sfm.retry_period_s` of a failure",
         "see 'failed' above",
     ),
+    "too little motion": (
+        "motion estimate: the camera has not moved since the last keyframe",
+        "nothing; the map is what it was",
+    ),
+    "window failed": (
+        "motion estimate: keyframes that could not be registered or joined",
+        "slower motion, more light and texture, `motion: tf` with odometry",
+    ),
+    "window by odometry": (
+        "motion estimate: keyframes whose places odometry gave, for the images did not",
+        "as above",
+    ),
+    "loop failed": (
+        "motion estimate: a place that was recognised but did not fit",
+        "nothing; it is tried again",
+    ),
+    "no transform": (
+        "motion tf (often with the frames' names): no transform at the stamp of the set within "
+        "the wait",
+        "odometry or localiser publishes `/tf` too late or not at all; synchronise clocks",
+    ),
     "AlignmentError": ("a set that could not be aligned", "the detail of the status"),
     "CalibrationError": ("a set whose calibration is impossible", "the detail of the status"),
     "ConfigError": ("a set that does not fit a parameter", "the detail of the status"),
