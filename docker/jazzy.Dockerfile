@@ -40,7 +40,7 @@ RUN source "/opt/ros/$ROS_DISTRO/setup.bash" \
     && vggt-ros doctor
 
 # For every Fast DDS process in this container, also `ros2 run` and camera drivers.
-ENV FASTDDS_BUILTIN_TRANSPORTS="LARGE_DATA?max_msg_size=1MB&sockets_size=64MB&non_blocking=true"
+ENV FASTRTPS_DEFAULT_PROFILES_FILE=/opt/vggt_ros/ws/install/vggt_ros/share/vggt_ros/config/fastdds_large_data.xml
 COPY docker/entrypoint.sh /opt/vggt_ros/entrypoint.sh
 ENTRYPOINT ["/opt/vggt_ros/entrypoint.sh"]
 CMD ["ros2", "launch", "vggt_ros", "static_rig.launch.py", "--show-args"]

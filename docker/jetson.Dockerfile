@@ -9,8 +9,7 @@
 # The base must fit the JetPack of the board: `dpkg-query --show nvidia-l4t-core` says R36.x for
 # JetPack 6. Its ROS is built from source under /opt/ros/$ROS_DISTRO, so that rosdep has to be told
 # what is there already. Engines are built on the board that runs them (docs/engines.md).
-# FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA needs Fast DDS 2.14 (Jazzy); Humble's 2.6 does not know it,
-# see docs/operations.md.
+# The profile set below needs Fast DDS 2.14 (Jazzy); for Humble take config/fastdds_humble.xml.
 ARG BASE=dustynv/ros:jazzy-desktop-r36.4.0
 FROM ${BASE}
 
@@ -46,7 +45,7 @@ RUN source "/opt/ros/$ROS_DISTRO/setup.bash" \
     && source install/setup.bash \
     && vggt-ros doctor
 
-ENV FASTDDS_BUILTIN_TRANSPORTS="LARGE_DATA?max_msg_size=1MB&sockets_size=64MB&non_blocking=true"
+ENV FASTRTPS_DEFAULT_PROFILES_FILE=/opt/vggt_ros/ws/install/vggt_ros/share/vggt_ros/config/fastdds_large_data.xml
 COPY docker/entrypoint.sh /opt/vggt_ros/entrypoint.sh
 ENTRYPOINT ["/opt/vggt_ros/entrypoint.sh"]
 CMD ["ros2", "launch", "vggt_ros", "static_rig.launch.py", "--show-args"]

@@ -285,7 +285,7 @@ def _visit(entities, context):
             context.handlers.append(entity.handler)
         elif isinstance(entity, EmitEvent):
             context.events.append(entity.event)
-        else:
+        elif not isinstance(entity, LogInfo):
             raise TypeError(entity)
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("lifecycle_msgs", reason="needs ROS 2: lifecycle_msgs is not
 from lifecycle_msgs.msg import Transition
 
 from vggt_ros.nodes import node_config
-from vggt_ros.nodes.transport import LARGE_DATA
+from vggt_ros.nodes.transport import LARGE_DATA, PROFILE_VARIABLES, profile_environment
 from vggt_ros.parameters.tree import flatten
 
 HERE = Path(__file__).resolve().parent
@@ -130,9 +130,25 @@ def test_arguments_reach_the_mapper(launch, name):
     }
 
 
-def test_the_large_data_profile_is_an_argument(launch):
-    assert launch("static_rig.launch.py").environment == {"FASTDDS_BUILTIN_TRANSPORTS": LARGE_DATA}
+@pytest.fixture
+def no_profile(monkeypatch):
+    for name in PROFILE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_large_data_profile_is_an_argument(launch, no_profile, monkeypatch, repository):
+    folder = repository / "config"
+    found = launch("static_rig.launch.py").environment
+    assert found == dict.fromkeys(PROFILE_VARIABLES, str(folder / "fastdds_large_data.xml"))
     assert launch("static_rig.launch.py", dds_large_data="false").environment == {}
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    found = launch("static_rig.launch.py").environment
+    assert set(found.values()) == {str(folder / "fastdds_humble.xml")}
+
+
+def test_a_profile_of_the_user_is_left_alone(launch, no_profile, monkeypatch):
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", "mine.xml")
+    assert launch("static_rig.launch.py").environment == {}
 
 
 def test_rviz_follows_namespace_and_prefix(launch, repository):
@@ -192,7 +208,17 @@ def test_they_load(repository, name):
 
 def test_the_shared_part_imports_nothing_of_an_environment(repository):
     """`ros2 launch` runs with the system's Python, which does not see what pip installed."""
-    allowed = {"__future__", "typing", "launch", "launch_ros", "lifecycle_msgs", "vggt_ros"}
+    allowed = {
+        "__future__",
+        "os",
+        "pathlib",
+        "sys",
+        "typing",
+        "launch",
+        "launch_ros",
+        "lifecycle_msgs",
+        "vggt_ros",
+    }
     files = [repository / "launch" / name for name in FILES]
     files += [repository / "vggt_ros" / "nodes" / n for n in ("launching.py", "transport.py")]
     for file in files:
@@ -222,16 +248,13 @@ def test_rviz_keeps_late_joiners_in_mind(repository):
 def test_large_data_is_the_same_everywhere(repository):
     from vggt_ros.cli.demo import dds_environment
 
-    value = dds_environment(1)["FASTDDS_BUILTIN_TRANSPORTS"]
-    assert value == LARGE_DATA
-    for document in (
-        "docs/operations.md",
-        "config/fastdds_large_data.xml",
-        "docker/jazzy.Dockerfile",
-    ):
-        assert value in (repository / document).read_text(), document
-    kind, _, options = value.partition("?")
-    xml = (repository / "config" / "fastdds_large_data.xml").read_text()
+    file = repository / "config" / "fastdds_large_data.xml"
+    assert dds_environment(1)["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(file)
+    assert set(profile_environment()) == set(PROFILE_VARIABLES)
+    for document in ("docs/operations.md", "config/fastdds_large_data.xml"):
+        assert LARGE_DATA in (repository / document).read_text(), document
+    kind, _, options = LARGE_DATA.partition("?")
+    xml = file.read_text()
     assert f">{kind}</builtinTransports>" in xml
     for option in options.split("&"):
         key, _, setting = option.partition("=")

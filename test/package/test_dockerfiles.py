@@ -90,12 +90,13 @@ def test_no_hosts_users_or_secrets(dockerfile, repository):
         assert "/home/" not in text
 
 
-def test_images_share_memory_and_the_profile(dockerfile):
-    from vggt_ros.nodes.transport import LARGE_DATA
-
+def test_images_share_memory_and_the_profile(dockerfile, repository):
     assert "--ipc=host" in dockerfile.read_text()
-    values = dict(re.findall(r'(\w+)="([^"]*)"', dict(parse(dockerfile))["ENV"]))
-    assert values["FASTDDS_BUILTIN_TRANSPORTS"] == LARGE_DATA
+    value = dict(parse(dockerfile))["ENV"].split("=")
+    assert value[0] == "FASTRTPS_DEFAULT_PROFILES_FILE"
+    installed = "/opt/vggt_ros/ws/install/vggt_ros/share/vggt_ros/"
+    assert value[1].startswith(installed)
+    assert (repository / value[1].removeprefix(installed)).is_file()
 
 
 def test_paths_agree(repository):

@@ -6,6 +6,7 @@ with the system's Python, outside of any virtual environment: it imports launch 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from launch.actions import (
@@ -27,7 +28,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
-from vggt_ros.nodes.transport import LARGE_DATA
+from vggt_ros.nodes.transport import PROFILE, PROFILE_HUMBLE, PROFILE_VARIABLES
 
 WAIT_FOR_SUBSCRIBERS_S = 180.0
 """Players wait so long for the mapper: its first start compiles kernels before it subscribes."""
@@ -49,8 +50,8 @@ MAPPER_ARGUMENTS = {
     "rviz": ("false", "show the map in RViz"),
     "dds_large_data": (
         "true",
-        "set FASTDDS_BUILTIN_TRANSPORTS for large messages (Fast DDS only); camera drivers need "
-        "it too",
+        "give Fast DDS the profile for large messages, unless one is set; camera drivers need it "
+        "too",
     ),
     "odom_frame": ("", "odometry frame in TF, such as odom; empty: no odometry"),
     "base_frame": ("", "robot frame that carries the cameras, where it is not base_link"),
@@ -97,13 +98,10 @@ def mapper_actions(condition: Any = None) -> list[Any]:
 
     The launch ends where the mapper ends or cannot be configured.
     """
-    large_data = SetEnvironmentVariable(
-        "FASTDDS_BUILTIN_TRANSPORTS",
-        LARGE_DATA,
-        condition=IfCondition(LaunchConfiguration("dds_large_data")),
-    )
     return [
-        large_data,
+        OpaqueFunction(
+            function=_transport, condition=IfCondition(LaunchConfiguration("dds_large_data"))
+        ),
         OpaqueFunction(function=_mapper, condition=condition),
         OpaqueFunction(
             function=_rviz,
@@ -130,6 +128,16 @@ def tf_remappings(context: Any) -> list[tuple[str, str]]:
     if not _is_true(context, "tf_in_namespace"):
         return []
     return [("/tf", "tf"), ("/tf_static", "tf_static")]
+
+
+def _transport(context: Any) -> list[Any]:
+    """The profile as a file; transport.py says why not as a variable."""
+    given = [name for name in PROFILE_VARIABLES if os.environ.get(name)]
+    if given:
+        return [LogInfo(msg=f"{given[0]} is set: the transport is left as it says")]
+    name = PROFILE_HUMBLE if os.environ.get("ROS_DISTRO") == "humble" else PROFILE
+    file = PathJoinSubstitution([FindPackageShare("vggt_ros"), "config", name])
+    return [SetEnvironmentVariable(variable, file) for variable in PROFILE_VARIABLES]
 
 
 def _mapper(context: Any) -> list[Any]:
