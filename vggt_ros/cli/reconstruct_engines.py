@@ -7,6 +7,7 @@ from pathlib import Path
 from vggt_ros.errors import EngineError
 
 _CLASSICAL = "or go without networks: --bootstrap sfm --depth plane_sweep"
+_STEREO = ", or use stereo: --depth plane_sweep"
 
 
 def vggt_engine(path: str | None, num_cams: int) -> str:
@@ -43,7 +44,9 @@ def vggt_command(path: str, num_cams: int) -> str:
     return " ".join([*words, "--output-dir", str(folder) if path else f"{OUTPUT_DIR}/none"])
 
 
-def depth_engine(path: str | None, folder: str, precision: str) -> str:
+def depth_engine(
+    path: str | None, folder: str, precision: str, flag: str = "--depth_engine"
+) -> str:
     """The engine of Depth Anything: the one that is named, or the best of a folder.
 
     Raises:
@@ -56,15 +59,15 @@ def depth_engine(path: str | None, folder: str, precision: str) -> str:
         if Path(path).exists():
             return path
         raise EngineError(
-            f"--depth_engine {path}: there is no such engine; build it: "
-            f"{depth_commands(str(Path(path).parent))}, or use stereo: --depth plane_sweep"
+            f"{flag} {path}: there is no such engine; build it: "
+            f"{depth_commands(str(Path(path).parent))}{_STEREO if flag != '--engine' else ''}"
         )
     try:
         return str(find_engine(folder, "depth_anything", precision=precision))
     except EngineError as error:
         raise EngineError(
             f"--depth_engine_dir {folder}: no engine of Depth Anything to run ({error}); build "
-            f"it: {depth_commands(folder)}, or use stereo: --depth plane_sweep"
+            f"it: {depth_commands(folder)}{_STEREO}"
         ) from error
 
 

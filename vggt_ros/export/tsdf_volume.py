@@ -34,11 +34,14 @@ def write_tsdf_volume(path: str | Path, map_: TsdfMap) -> int:
     with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent, prefix=".tsdf_") as folder:
         saved = Path(folder) / "map.npz"
         map_.save(saved)
-        with zipfile.ZipFile(saved) as source, atomic_write(path) as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target:
-                count = _write_voxels(source, target, map_)
-                for name in _MAP_MEMBERS:
-                    _copy(source, target, f"{name}.npy")
+        with (
+            zipfile.ZipFile(saved) as source,
+            atomic_write(path) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target,
+        ):
+            count = _write_voxels(source, target, map_)
+            for name in _MAP_MEMBERS:
+                _copy(source, target, f"{name}.npy")
     return count
 
 
