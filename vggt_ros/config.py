@@ -378,6 +378,14 @@ class MapConfig:
     min_confidence: float = parameter(
         0.0, "surfels below are left out of clouds and exports", low=0.0, runtime=True
     )
+    truncation_voxels: float = parameter(
+        6.0,
+        "half width of the band of a TSDF in which distances are kept; the noise of a depth must "
+        "fit into it",
+        unit="voxels",
+        low=1.0,
+        high=32.0,
+    )
 
 
 @dataclass(frozen=True)
