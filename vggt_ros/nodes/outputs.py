@@ -19,6 +19,7 @@ from vggt_ros.nodes.calibration import Calibrated
 from vggt_ros.nodes.clouds import set_cloud
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.moving_outputs import RigPlaces, moved_markers, path_message
+from vggt_ros.nodes.qos_events import QosReport, advertise
 from vggt_ros.nodes.transforms import Frames, StaticBroadcaster
 from vggt_ros.nodes.worker import LatestPublisher, MappingWorker, Motion
 from vggt_ros.types import AlignedScene, DepthMap, PointCloud
@@ -32,9 +33,15 @@ class Outputs:
     """Publishers from configure to cleanup, and the thread that serves them."""
 
     def __init__(
-        self, node: LifecycleNode, config: Config, frames: Frames, group: Any = None
+        self,
+        node: LifecycleNode,
+        config: Config,
+        frames: Frames,
+        qos_report: QosReport,
+        group: Any = None,
     ) -> None:
         self.config = config
+        self._qos_report = qos_report
         self._node = node
         self._frames = frames
         self._calibrated: Calibrated | None = None
@@ -81,6 +88,11 @@ class Outputs:
         self._publishers = []
         self._transforms.close()
         return finished
+
+    @property
+    def errors(self) -> int:
+        """Messages that could not be made or published."""
+        return self._thread.errors
 
     def republish(self) -> None:
         """After activate: what was published while inactive was dropped."""
@@ -267,8 +279,13 @@ class Outputs:
         raise KeyError(camera)
 
     def _publisher(self, kind: Any, topic: str, profile: Any) -> Any:
-        publisher = self._node.create_lifecycle_publisher(
-            kind, topic, profile, qos_overriding_options=qos.overridable()
+        publisher = advertise(
+            self._node.create_lifecycle_publisher,
+            self._qos_report,
+            kind,
+            topic,
+            profile,
+            qos_overriding_options=qos.overridable(),
         )
         self._publishers.append(publisher)
         return publisher

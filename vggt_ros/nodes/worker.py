@@ -7,7 +7,9 @@ latest only, from which a second thread publishes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -28,6 +30,7 @@ from vggt_ros.errors import (
 from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
+from vggt_ros.pipeline.rig_overlap import rig_overlap
 from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.pipeline.waiting_sets import WaitingSets
 from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
@@ -41,6 +44,8 @@ _IDLE_S = 0.1
 
 _TF_POLL_S = 0.01
 """Sleep while a set waits for a transform: tf2 tells nobody when one has come."""
+_ARRIVALS = 1000
+"""Images whose time of arrival is kept, for the latency: what 64 full queues hold."""
 
 _REPEAT_WARNING_S = 5.0
 """A fault that repeats is logged this often; all of them are counted."""
@@ -66,6 +71,16 @@ class Health:
     camera_errors: Mapping[str, str] = field(default_factory=dict)
     alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
     timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    skews_ms: Mapping[str, float] = field(default_factory=dict)
+    """Stamp of a camera's images minus that of their sets."""
+    clock_jumps: int = 0
+    overlap: float = math.nan
+    internal_errors: int = 0
+    publishing_errors: int = 0
+    step_s: float = 0.0
+    """So long the set in hand has been mapped; 0 between sets."""
+    waits: bool = False
+    """Sets are not taken on purpose: the calibration is not complete."""
     map_from_rig: Rigid3 | None = None
     """Of the newest set; where the rig stands still, of the bootstrap."""
     map_from_world: Rigid3 | None = None
@@ -116,6 +131,9 @@ class MappingWorker:
             is metric, and where the rig was if it moves.
         on_cleared: called in the worker thread when the map was reset.
         tf: of a rig that TF moves; None: no set needs a place.
+        max_internal_errors: sets in a row that may fail for a fault of ours; one more ends the
+            thread.
+        on_failure: called in the worker thread when it ends by itself; `failure` says why.
     """
 
     def __init__(
@@ -127,9 +145,21 @@ class MappingWorker:
         on_step: Callable[[Any, bool, Motion | None], None],
         on_cleared: Callable[[], None],
         tf: RigInTf | None = None,
+        max_internal_errors: int = 3,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.pipeline = pipeline
-        self.health = Health()
+        self.failure = ""
+        """Why the thread has ended by itself; empty: it has not."""
+        self.max_internal_errors = max_internal_errors
+        self._on_failure = on_failure
+        self._health = Health()
+        self._internal_errors = 0
+        self._errors_in_a_row = 0
+        self._step_since_s: float | None = None
+        self._arrived_s: dict[tuple[str, int], float] = {}
+        self._clock_jumps = 0
+        self._overlap = math.nan
         self._ingest = ingest
         self._calibration = calibration
         self._calibrated: Calibrated | None = None
@@ -159,6 +189,14 @@ class MappingWorker:
         self._newest_place: tuple[int, Rigid3] | None = None
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
+    @property
+    def health(self) -> Health:
+        """What the worker last knew."""
+        since = self._step_since_s
+        if since is None:
+            return self._health
+        return dataclasses.replace(self._health, step_s=time.monotonic() - since)
+
     def start(self) -> None:
         """Start the thread."""
         self._report()
@@ -185,6 +223,9 @@ class MappingWorker:
         if self._paused:
             self._dropped["paused"] += 1
             return
+        self._arrived_s[image.camera, image.stamp_ns] = time.monotonic()
+        while len(self._arrived_s) > _ARRIVALS:
+            self._arrived_s.pop(next(iter(self._arrived_s)), None)
         self._ingest.put(image)
         with self._wake:
             self._arrived = True
@@ -201,9 +242,12 @@ class MappingWorker:
 
         Raises:
             TimeoutError: the step in hand takes longer than `timeout_s`.
+            VggtRosError: the thread has ended by itself.
         """
         future: Future[T] = Future()
         with self._wake:
+            if self.failure:
+                raise VggtRosError(f"the mapping thread has ended: {self.failure}")
             self._tasks.append((function, future))
             self._wake.notify()
         try:
@@ -225,7 +269,8 @@ class MappingWorker:
                 self._warn("task", str(error))
 
         with self._wake:
-            self._tasks.append((logged, Future()))
+            if not self.failure:
+                self._tasks.append((logged, Future()))
             self._wake.notify()
 
     @property
@@ -233,15 +278,21 @@ class MappingWorker:
         """Whether images are dropped on purpose."""
         return self._paused
 
-    def pause(self, paused: bool) -> None:
-        """While paused, images are dropped and counted."""
+    def pause(self, paused: bool) -> int:
+        """While paused, images are dropped and counted; returns how many waited and went."""
         self._paused = paused
-        if paused:
-            self.flush()
+        if not paused:
+            return 0
+        waiting = self._ingest.waiting
+        self._forget_waiting("paused")
+        return waiting
 
     def flush(self) -> None:
         """Forget the images and sets that wait, and their stamps."""
-        self._ingest.reset()
+        self._forget_waiting("inactive")
+
+    def _forget_waiting(self, reason: str) -> None:
+        self._ingest.reset(reason)
         if self._waiting is not None:
             self.post(self._waiting.clear)
 
@@ -250,9 +301,31 @@ class MappingWorker:
         self._ingest.reset()
         self.post(self._reset)
 
+    def clock_jumped(self) -> None:
+        """The clock of the node went back: count it, and reset."""
+        self._clock_jumps += 1
+        self._ingest.reset("clock_jump")
+        self.post(self._reset)
+
     # --- in the worker thread ---------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            # The node must hear of it: a thread that ended unseen is a map that stands still.
+            logger.exception("the mapping thread ends: %s", _named(error))
+            with self._wake:
+                self.failure = _named(error)
+                tasks = list(self._tasks)
+                self._tasks.clear()
+            for _, future in tasks:
+                if future.set_running_or_notify_cancel():
+                    text = f"the mapping thread has ended: {self.failure}"
+                    future.set_exception(VggtRosError(text))
+            self._on_failure()
+
+    def _loop(self) -> None:
         while True:
             with self._wake:
                 if not (self._stopping or self._tasks or self._arrived):
@@ -270,11 +343,17 @@ class MappingWorker:
                 # A fault of one image or set: it is left out, counted and shown.
                 self._detail = str(error)
                 self.drop(type(error).__name__, str(error))
-            except Exception:
-                # A fault of ours must not end the thread unseen: mapping would just stop.
-                self._detail = "internal error, see the log"
+            except Exception as error:
+                # A fault of ours: of one set perhaps, but not of many in a row.
+                self._internal_errors += 1
+                self._errors_in_a_row += 1
                 self.drop("internal error")
+                if self._errors_in_a_row > self.max_internal_errors:
+                    raise
+                self._detail = f"internal error, see the log: {_named(error)}"
                 logger.exception("internal error while mapping a set; it is left out")
+            finally:
+                self._step_since_s = None
             self._report()
 
     @staticmethod
@@ -321,6 +400,8 @@ class MappingWorker:
         return found
 
     def _map(self, chosen: ImageSet, world_from_rig: Rigid3 | None) -> None:
+        self._step_since_s = time.monotonic()
+        arrived_s = self._newest_arrival(chosen)
         with self.pipeline.timings.measure("decode"):
             frame_set = self._ingest.decode_set(chosen)
         if frame_set is None:
@@ -336,12 +417,18 @@ class MappingWorker:
             self._detail = str(error)
             self._warn("bootstrap", f"bootstrap failed: {error}")
             return
+        finally:
+            self._step_since_s = None
+        self._errors_in_a_row = 0
+        if arrived_s is not None and result.depth_maps:
+            self.pipeline.timings.add("image to map", (time.monotonic() - arrived_s) * 1e3)
         scene = self.pipeline.scene
         if scene is None or self._calibrated is None:
             return
         self._detail = ""
         self._stamp_ns = result.stamp_ns
         if scene is not self._told:  # also where the set that found it could not be mapped
+            self._overlap = rig_overlap(scene)
             self._on_scene(scene, self._calibrated, result.stamp_ns)
             self._told = scene
         self._alignments.update({d.camera: d.alignment for d in result.depth_maps})
@@ -358,6 +445,11 @@ class MappingWorker:
         if places:
             self._newest_place = places[-1]
         return Motion(tuple(places), self.pipeline.map_from_world)
+
+    def _newest_arrival(self, chosen: ImageSet) -> float | None:
+        """When the last image of a set came, by the steady clock."""
+        arrivals = [self._arrived_s.pop((i.camera, i.stamp_ns), None) for i in chosen.images]
+        return max((a for a in arrivals if a is not None), default=None)
 
     def _calibrate(self) -> bool:
         """Hand over what is known of the rig; until the bootstrap it may still become more."""
@@ -389,6 +481,7 @@ class MappingWorker:
         self._newest_place = None
         if self._waiting is not None:
             self._waiting.clear()
+        self._overlap = math.nan
         self._on_cleared()
 
     def report(self) -> dict[str, Any]:
@@ -408,7 +501,7 @@ class MappingWorker:
         moves = pipeline.config.motion != "static"
         place = self._newest_place[1] if self._newest_place else None
         fault = self._waiting.fault if self._waiting is not None else ""
-        self.health = Health(
+        self._health = Health(
             stamp_ns=self._stamp_ns,
             state=pipeline.state.value,
             detail=self._detail or fault or pipeline.failure,
@@ -431,6 +524,11 @@ class MappingWorker:
             loops=pipeline.loops if moves else 0,
             place_fault=fault,
             unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,
+            skews_ms=ingest.skews_ms,
+            clock_jumps=ingest.clock_resets + self._clock_jumps,
+            overlap=self._overlap,
+            internal_errors=self._internal_errors,
+            waits=scene is None and self._calibrated is None,
         )
 
     def _warn(self, reason: str, text: str) -> None:
@@ -438,6 +536,11 @@ class MappingWorker:
         if now - self._warned.get(reason, -_REPEAT_WARNING_S) >= _REPEAT_WARNING_S:
             self._warned[reason] = now
             logger.warning("%s", text)
+
+
+def _named(error: BaseException) -> str:
+    """Kind and text of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class LatestPublisher:
@@ -449,6 +552,8 @@ class LatestPublisher:
 
     def __init__(self, handlers: dict[str, Callable[[Any], None]]) -> None:
         self._handlers = handlers
+        self.errors = 0
+        """Messages that could not be made or published."""
         self._slots: dict[str, Any] = {}
         self._wake = threading.Condition()
         self._stopping = False
@@ -486,4 +591,5 @@ class LatestPublisher:
                     try:
                         handler(slots[slot])
                     except Exception:
+                        self.errors += 1
                         logger.exception("internal error while publishing %s", slot)

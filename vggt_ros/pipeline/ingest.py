@@ -37,6 +37,8 @@ _HELD = 5
 reaches all cameras within one or two images of each."""
 _ALIVE_IMAGES = 50
 """A camera that sent nothing while so many images of each came does not count."""
+_SKEWS = 50
+"""Sets of which `skews_ms` is the median: five seconds at 10 Hz."""
 _MAX_THREADS = 4
 
 
@@ -62,6 +64,7 @@ class Ingest:
     overflow        still unmatched when the queue was full
     clock_jump      waiting when the clock was set back
     set_back        the camera's clock alone was set back
+    reset           waiting when `reset` was called, or the reason given to it
     uncalibrated    no CameraInfo yet and `require_calibration`
     corrupt         cannot be decoded
     encoding        has no colours, or an unknown encoding
@@ -124,6 +127,7 @@ class Ingest:
             cameras, int(config.silent_after_s * 1e9), warns=not config.min_cameras
         )
         self._taken_until: int | None = None
+        self._skews: dict[str, deque[int]] = {name: deque(maxlen=_SKEWS) for name in cameras}
         self._decoder = ImageDecoder(config.max_width)
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -182,6 +186,18 @@ class Ingest:
         """Cameras whose stamps have gone back while those of the others go on."""
         return tuple(name for name in self.cameras if name in self._set_back)
 
+    @property
+    def skews_ms(self) -> dict[str, float]:
+        """Stamp minus that of its set, by camera: the median of its last sets [ms]."""
+        with self._lock:
+            return {n: median(skews) * 1e-6 for n, skews in self._skews.items() if skews}
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queues."""
+        with self._lock:
+            return sum(len(queue) for queue in self._queues.values())
+
     def leave_out(self, camera: str) -> None:
         """Do not wait for a camera until it sends."""
         self._check_camera(camera)
@@ -220,10 +236,14 @@ class Ingest:
             if self._needed() < len(self.cameras):
                 self._absent = {name for name in self.cameras if not self._queues[name]}
 
-    def reset(self) -> None:
-        """Forget queues, stamps and image sizes; counts stay."""
+    def reset(self, reason: str = "reset") -> None:
+        """Forget queues, stamps and image sizes; counts stay.
+
+        Args:
+            reason: under which images that wait are counted.
+        """
         with self._lock:
-            self._forget("clock_jump")
+            self._forget(reason)
             self._decoder.forget()
             self._left_out.clear()
 
@@ -346,6 +366,8 @@ class Ingest:
         self._last.clear()
         self._backward.clear()
         self._absent.clear()
+        for skews in self._skews.values():
+            skews.clear()
         self._left_out.forget_stamps()
         self._taken_until = None
 
@@ -379,7 +401,10 @@ class Ingest:
         }
         self._taken_until = stamps[-1]
         self.sets += 1
-        return ImageSet(stamps[(len(stamps) - 1) // 2], images)
+        stamp = stamps[(len(stamps) - 1) // 2]
+        for image in images:
+            self._skews[image.camera].append(image.stamp_ns - stamp)
+        return ImageSet(stamp, images)
 
     def _advance(self, members: list[str]) -> None:
         """Where cameras are faster than `max_skew_ms`, go on to images closer together."""
