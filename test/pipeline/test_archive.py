@@ -173,10 +173,10 @@ def test_damage_is_found_and_said(saved, tmp_path):
         with pytest.raises(SourceError, match="cut off, damaged or something else"):
             load_archive(out, CONFIG)
     changed(saved, out, "scene.json", lambda c: c.replace(b"left", b"lefu", 1))
-    with pytest.raises(SourceError, match="member scene.json has not the sha256"):
+    with pytest.raises(SourceError, match=r"member scene\.json has not the sha256"):
         load_archive(out, CONFIG)
     changed(saved, out, "map.npz", lambda c: c[:-1])
-    with pytest.raises(SourceError, match="member map.npz has not the size"):
+    with pytest.raises(SourceError, match=r"member map\.npz has not the size"):
         load_archive(out, CONFIG)
     with pytest.raises(SourceError, match="no such file"):
         load_archive(tmp_path / "nothing", CONFIG)
@@ -222,7 +222,7 @@ def test_other_versions_maps_and_voxels_are_refused(saved, tmp_path, monkeypatch
         with pytest.raises(ConfigError, match=r"map\.budget_mb"):
             load_archive(saved, small)
     strangers = dataclasses.replace(CONFIG, cameras=["front", "back"])
-    with pytest.raises(ConfigError, match="cameras: .* knows left, right"):
+    with pytest.raises(ConfigError, match=r"cameras: .* knows left, right"):
         load_archive(saved, strangers)
     resealed(saved, out, {"alignment.json": b'{"left": [-1, 0]}'})
     with pytest.raises(SourceError, match=r"alignment\.json: .*scale > 0"):
@@ -316,7 +316,7 @@ if slow:
         return write(self, data)
     zipfile._ZipWriteFile.write = slowly
 try:
-    archive_file.write_members(path, {"map": {"kind": "surfel"}}, {"map.npz": bytes(megabytes << 20)})
+    archive_file.write_members(path, {"map": {}}, {"map.npz": bytes(megabytes << 20)})
 except VggtRosError as error:
     print(f"{type(error).__name__}: {error}", flush=True)
     sys.exit(3)

@@ -178,7 +178,7 @@ def checked_path(path: str | Path, config: Config) -> Path:
     """
     text = str(path)
     if not text:
-        raise ExportError("path: expected the name of a file, got nothing")
+        raise ExportError("path: expected a file to write or read, got nothing")
     if "\0" in text:
         raise ExportError("path: expected the name of a file, got one with a zero byte in it")
     if not config.export.folder:

@@ -25,9 +25,10 @@ from vggt_ros.errors import (
     VggtRosError,
 )
 from vggt_ros.nodes.calibration import Calibrated, Calibration
+from vggt_ros.pipeline.archive import SavedMap
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
+from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class MappingWorker:
         self._detail = ""
         self._stamp_ns = 0
         self._warned: dict[str, float] = {}
+        self._set_wanted: list[Future[FrameSet]] = []
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
     def start(self) -> None:
@@ -195,6 +197,20 @@ class MappingWorker:
         self._ingest.reset()
         self.post(self._reset)
 
+    def next_set(self, timeout_s: float) -> FrameSet:
+        """The next set of images, decoded; it is mapped all the same.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        future: Future[FrameSet] = Future()
+        self._set_wanted.append(future)
+        try:
+            return future.result(timeout_s)
+        except FutureTimeoutError as error:  # another class than TimeoutError before Python 3.11
+            future.cancel()
+            raise TimeoutError(f"no set within {timeout_s} s") from error
+
     # --- in the worker thread ---------------------------------------------------------------
 
     def _run(self) -> None:
@@ -235,7 +251,8 @@ class MappingWorker:
 
     def _take_all(self) -> None:
         """Map the sets that are ready, until something else is to be done."""
-        if self._paused or (self.pipeline.scene is None and not self._calibrate()):
+        is_settled = self.pipeline.scene is not None and self._calibrated is not None
+        if self._paused or not (is_settled or self._calibrate()):
             return
         if self._ingest.clock_resets != self._clock_resets:
             self._clock_resets = self._ingest.clock_resets
@@ -253,6 +270,10 @@ class MappingWorker:
             frame_set = self._ingest.decode_set(chosen)
         if frame_set is None:
             return
+        while self._set_wanted:
+            future = self._set_wanted.pop()
+            if future.set_running_or_notify_cancel():
+                future.set_result(frame_set)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -301,6 +322,23 @@ class MappingWorker:
         self._alignments.clear()
         self._detail = ""
         self._on_cleared()
+
+    def take_over(self, saved: SavedMap) -> None:
+        """Go on with a loaded map; call it in the worker thread (`call`).
+
+        Raises:
+            VggtRosError: as `MappingPipeline.take_over`; nothing has changed.
+        """
+        self.pipeline.take_over(saved)
+        self._told = None
+        self._alignments.clear()
+        self._detail = ""
+        self._stamp_ns = max(self._stamp_ns, saved.stamp_ns)
+        self._on_cleared()
+        if self._calibrated is not None:  # else with the first set
+            self._on_scene(saved.scene, self._calibrated, self._stamp_ns)
+            self._told = saved.scene
+        self._report()
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`; call it in the worker thread (`call`)."""
