@@ -471,7 +471,10 @@ class OccupancyConfig:
         1.8, "what is higher passes over the robot", unit="m", low=-100.0, high=100.0, runtime=True
     )
     min_points: int = parameter(
-        3, "points between the heights that make a cell occupied", low=1, runtime=True
+        3,
+        "points between the heights, in a cell and its neighbours, that make it occupied",
+        low=1,
+        runtime=True,
     )
     max_size_m: float = parameter(
         200.0, "largest edge of the grid; what lies beyond is left out", unit="m", low=1.0

@@ -5,21 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vggt_ros.errors import VggtRosError
 from vggt_ros.export.files import checked_path
 from vggt_ros.nodes.exporting import SNAPSHOT_TIMEOUT_S
 from vggt_ros.nodes.worker import MappingWorker
-from vggt_ros.pipeline.archive import (
-    SavedMap,
-    check_cameras,
-    load_archive,
-    snapshot,
-    write_snapshot,
-)
-from vggt_ros.pipeline.reanchor import reanchor
 from vggt_ros.srv import LoadMap, SaveMap
+
+if TYPE_CHECKING:  # imported where they are used: they bring the kernels of the map along
+    from vggt_ros.pipeline.archive import SavedMap
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +27,7 @@ def answer_save(
     request: SaveMap.Request, response: SaveMap.Response, worker: MappingWorker
 ) -> SaveMap.Response:
     """Write an archive; all that can go wrong is said in the response."""
+    from vggt_ros.pipeline.archive import snapshot, write_snapshot
 
     def save() -> None:
         path = checked_path(request.path, worker.pipeline.config)
@@ -57,6 +53,7 @@ def answer_load(
 
     Where that cannot be, the running one stays, and the response says why.
     """
+    from vggt_ros.pipeline.archive import check_cameras, load_archive
 
     def load() -> None:
         pipeline = worker.pipeline
@@ -75,6 +72,8 @@ def answer_load(
 
 
 def _reanchored(saved: SavedMap, worker: MappingWorker, active: bool) -> tuple[SavedMap, str]:
+    from vggt_ros.pipeline.reanchor import reanchor
+
     if not active or worker.paused:
         raise VggtRosError(
             "reanchor: expected live images, but the mapper is "

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vggt_ros.errors import (
     AlignmentError,
@@ -25,10 +25,12 @@ from vggt_ros.errors import (
     VggtRosError,
 )
 from vggt_ros.nodes.calibration import Calibrated, Calibration
-from vggt_ros.pipeline.archive import SavedMap
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
+
+if TYPE_CHECKING:  # it brings the kernels of the map along
+    from vggt_ros.pipeline.archive import SavedMap
 
 logger = logging.getLogger(__name__)
 

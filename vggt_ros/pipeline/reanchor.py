@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 LEAST_INLIERS = 25
 """Matches that must agree with a camera's pose. Of hundreds whose points had been exchanged at
-random none agreed; a rig that was turned round to see the room from its other side had 43 to 74."""
+random none agreed; a rig turned round to see a room from its other side had 43 to 74."""
 
 _RATIO = 0.8
 """Of the distances to the nearest and second nearest descriptor (Lowe, IJCV 2004)."""
