@@ -341,7 +341,24 @@ def test_a_full_disk_keeps_the_old_file(saved):
     assert "the previous file is untouched" in out
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_mapping_goes_on_after_a_full_disk(saved):
+    before = saved.read_bytes()
+    pipeline = make()
+    pipeline.take_over(load_archive(saved, CONFIG))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(ExportError, match="the previous file is untouched"):
+            save_archive(saved, pipeline)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+    assert pipeline.step(stamped(10**9)).fused.updated > 0
+    save_archive(saved, pipeline)
+    assert load_archive(saved, CONFIG).map.size == pipeline.map.size
 
 
 def test_a_process_killed_while_it_writes_keeps_the_old_file(saved):

@@ -23,6 +23,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from vggt_ros.config import CameraConfig, Config
 from vggt_ros.errors import ConfigError, VggtRosError, nearest
 from vggt_ros.mapping.settings import check_settings
+from vggt_ros.mapping.updates import check_crop
 from vggt_ros.msg import MapStatus
 from vggt_ros.nodes import parameters, qos
 from vggt_ros.nodes.calibration import Calibration, with_rig_topics
@@ -30,6 +31,7 @@ from vggt_ros.nodes.inputs import CameraInputs, image_topic
 from vggt_ros.nodes.mapper_services import MapperServices
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
+from vggt_ros.nodes.side_outputs import SideOutputs
 from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
 from vggt_ros.nodes.transforms import Frames, listen
 from vggt_ros.nodes.worker import Health, MappingWorker
@@ -92,6 +94,7 @@ class Mapper(LifecycleNode):
         self._calibration: Calibration | None = None
         self._jump_handle: Any = None
         self._map_timer: Any = None
+        self._side_outputs: SideOutputs | None = None
         self._resolved = with_rig_topics(self._config, self._rig)
         self._monitors = self._make_monitors()
         self._state = MapStatus.STATE_UNCONFIGURED
@@ -166,6 +169,7 @@ class Mapper(LifecycleNode):
         self._resolved = with_rig_topics(self._config, self._rig)
         self._monitors = self._make_monitors()
         config = self._resolved
+        check_crop(config.crop)
         self.get_logger().info(f"configuration: {dataclasses.asdict(config)}")
         pipeline = self._pipeline_factory(config)
         pipeline.load_calibration()
@@ -182,9 +186,12 @@ class Mapper(LifecycleNode):
             self._calibration,
             self._outputs.scene_found,
             self._outputs.set_mapped,
-            self._outputs.cleared,
+            self._cleared,
         )
         self._worker.start()
+        self._side_outputs = SideOutputs(
+            self, config, lambda: self._worker, self._timers_group, self._steady
+        )
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=None,
@@ -194,6 +201,12 @@ class Mapper(LifecycleNode):
             post_callback=self._on_clock_jump,
         )
         self._state = MapStatus.STATE_INACTIVE
+
+    def _cleared(self) -> None:
+        """From the worker thread: the map has begun anew."""
+        for outputs in (self._outputs, self._side_outputs):
+            if outputs is not None:
+                outputs.cleared()
 
     def _prepare(self, pipeline: Any) -> None:
         """Compile and warm up in a thread of its own, for a signal must still end the process."""
@@ -228,9 +241,13 @@ class Mapper(LifecycleNode):
             self._inputs_group,
         )
         self._make_map_timer()
+        if self._side_outputs is not None:
+            self._side_outputs.start()
         self._state = MapStatus.STATE_BOOTSTRAPPING
 
     def _unsubscribe(self) -> None:
+        if self._side_outputs is not None:
+            self._side_outputs.stop()
         if self._map_timer is not None:
             self.destroy_timer(self._map_timer)
             self._map_timer = None
@@ -261,6 +278,9 @@ class Mapper(LifecycleNode):
         if self._outputs is not None:
             self._finished = self._outputs.close() and self._finished
             self._outputs = None
+        if self._side_outputs is not None:
+            self._finished = self._side_outputs.close() and self._finished
+            self._side_outputs = None
         if self._frames is not None:
             self._frames.close()
             self._frames = None
@@ -320,6 +340,7 @@ class Mapper(LifecycleNode):
             config = parameters.replace_leaves(self._config, values)
             try:
                 check_settings(config.map)
+                check_crop(config.crop)
             except ConfigError as error:
                 return SetParametersResult(successful=False, reason=str(error))
             self._config = config
@@ -333,6 +354,8 @@ class Mapper(LifecycleNode):
         self._resolved = config
         if self._outputs is not None:
             self._outputs.config = config
+        if self._side_outputs is not None:
+            self._side_outputs.set_config(config)
         if self._worker is not None:
             pipeline = self._worker.pipeline
             self._worker.post(lambda: pipeline.set_config(config))
