@@ -4,7 +4,9 @@ A rig that moves is where TF says, or 0.1 m farther along x with each set.
 
 Run as a program it is the mapper with this pipeline in it. `VGGT_ROS_STUB` may hold words:
 `fail` (every bootstrap fails), `slow` (each step takes half a second), `no_prepare` (configure
-fails), `slow_prepare` (configure takes half a minute).
+fails), `slow_prepare` (configure takes half a minute), `slow_close` (cleanup takes two seconds),
+`broken` (each step fails with an error that is not ours), `broken_report` (so does the report
+that the worker asks for after the third set), `broken_close` (so does cleanup).
 """
 
 import enum
@@ -90,7 +92,10 @@ class StubPipeline:
         return list(self._path)
 
     def close(self):
-        pass
+        if "slow_close" in self.words:
+            time.sleep(2.0)
+        if "broken_close" in self.words:
+            raise RuntimeError("the stub was asked not to close")
 
     def prepare(self):
         if "no_prepare" in self.words:
@@ -117,11 +122,15 @@ class StubPipeline:
     def step(self, frame_set):
         if "slow" in self.words:
             time.sleep(0.5)
+        if "broken" in self.words:
+            raise KeyError("the stub was asked to break")
+        if "broken_report" in self.words and self.sets_received == 3:
+            del self.map
         self.sets_received += 1
         bootstrapped = self.scene is None
         if bootstrapped:
             self._bootstrap(frame_set)
-        self.map.size += 100
+        self.map.size += 50 * len(frame_set.frames)
         self.sets_used += 1
         maps = tuple(self._depth(frame) for frame in frame_set.frames)
         return Result(frame_set.stamp_ns, bootstrapped, maps, self._locate(frame_set))

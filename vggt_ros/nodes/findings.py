@@ -83,6 +83,7 @@ class Trend:
     def __init__(self) -> None:
         self._moments: deque[_Moment] = deque()
         self._sets_since_s = time.monotonic()
+        self._jumps = 0
         self._jumped_s = -math.inf
 
     def update(self, health: Health, monitors: Sequence[CameraMonitor]) -> None:
@@ -100,8 +101,9 @@ class Trend:
             self._moments.clear()
         if now.sets != last.sets or now.received == last.received:
             self._sets_since_s = now.time_s
-        if now.clock_jumps > last.clock_jumps:
+        if now.clock_jumps > self._jumps:
             self._jumped_s = now.time_s
+        self._jumps = now.clock_jumps
         self._moments.append(now)
         while now.time_s - self._moments[0].time_s > _WINDOW_S:
             self._moments.popleft()

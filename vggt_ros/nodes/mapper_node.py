@@ -15,6 +15,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
@@ -112,6 +113,7 @@ class Mapper(LifecycleNode):
         # Not the node's clock: with a /clock that stands still nothing would be reported.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.add_on_set_parameters_callback(self._on_parameters)
+        self._answer_impossible_transitions()
         self._failed_guard = self.create_guard_condition(self._leave_failed)
         self._create_reports()
         self._answers = MapperServices(
@@ -167,6 +169,25 @@ class Mapper(LifecycleNode):
         """Stop threads and free everything, whatever the state."""
         self._free()
         return self._finished
+
+    def _answer_impossible_transitions(self) -> None:
+        """A request such as to activate what is active: rclpy's error would end the process."""
+        service = self._service_change_state
+        change_state = service.callback
+
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except RCLError as error:
+                asked = request.transition.label or request.transition.id
+                state = self._state_machine.current_state[1]
+                self.get_logger().warning(
+                    f"transition {asked} is refused: impossible from '{state}': {error}"
+                )
+                response.success = False
+                return response
+
+        service.callback = answer
 
     def _has_failed(self) -> bool:
         """Whether the mapping thread has ended by itself; then that is why we go on to errors."""
@@ -309,7 +330,14 @@ class Mapper(LifecycleNode):
         if self._worker is not None:
             self._worker.flush()
             self._worker.pause(False)
+        self._forget_destroyed()
         self._state = MapStatus.STATE_INACTIVE
+
+    def _forget_destroyed(self) -> None:
+        """Rclpy's callback groups keep a weak reference to all that was ever in them."""
+        for group in (self.default_callback_group, self._inputs_group, self._timers_group):
+            dead = [entity for entity in list(group.entities) if entity() is None]
+            group.entities.difference_update(dead)
 
     def _free(self) -> None:
         """Free everything, also where one part fails; then its error is raised at the end."""
@@ -328,6 +356,7 @@ class Mapper(LifecycleNode):
             except Exception as error:  # raised below
                 failures.append(error)
         self._calibration = None
+        self._forget_destroyed()
         self._state = MapStatus.STATE_UNCONFIGURED
         if failures:
             raise failures[0]
