@@ -21,11 +21,18 @@ class FlagParser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """As usual, but whoever has no sub-commands refuses what it does not know."""
         words = self._respelt(sys.argv[1:] if args is None else args)
+        if not self._has_commands() and not self.allow_abbrev:
+            # before argparse complains of a flag that is required: it may be the misspelt one
+            self._refuse([w for w in _flags(words) if w not in self._option_string_actions])
         found, unknown = super().parse_known_args(words, namespace)
-        if unknown and not self._has_commands():
+        if not self._has_commands():
+            self._refuse(unknown)
+        return found, unknown
+
+    def _refuse(self, unknown: Sequence[str]) -> None:
+        if unknown:
             told = [f"{word}{self._nearest(word)}" for word in unknown]
             self.error(f"unrecognized arguments: {', '.join(told)}")
-        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """One line, and exit code 2."""
@@ -51,6 +58,12 @@ class FlagParser(argparse.ArgumentParser):
                 flag = known.get(_dashed(flag), flag)
             respelt.append(flag + equals + value)
         return respelt
+
+
+def _flags(words: Sequence[str]) -> list[str]:
+    """The words that are flags, without their values."""
+    end = list(words).index("--") if "--" in words else len(words)
+    return [word.partition("=")[0] for word in words[:end] if word.startswith("--")]
 
 
 def _dashed(word: str) -> str:

@@ -124,6 +124,9 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
         help="--images_live ends when nothing has come for so long; default 30",
     )
     add("--max_skew_ms", type=positive, default=40.0, metavar="MS", help="of webcams; default 40")
+    add(
+        "--open_timeout_s", type=positive, default=10.0, metavar="S", help="of webcams; default 10"
+    )
     add("--width", type=count, default=0, metavar="PX", help="that webcams are asked for")
     add("--height", type=count, default=0, metavar="PX", help="the same")
     add("--device_rate_hz", type=positive, default=0.0, metavar="HZ", help="the same")

@@ -347,6 +347,7 @@ def _source_options(args: argparse.Namespace, limit: int) -> SourceOptions:
         capture=CaptureSettings(args.width, args.height, args.device_rate_hz, args.fourcc),
         max_skew_ms=args.max_skew_ms,
         idle_s=args.idle_s,
+        open_timeout_s=args.open_timeout_s,
     )
 
 
