@@ -58,6 +58,11 @@ class CameraConfig:
         choices=("raw", "compressed"),
     )
     frame_id: str = parameter("", "optical frame; empty: the frame_id of the images")
+    mask: str = parameter(
+        "",
+        "PNG of the aspect of the images, white where the robot is seen: those pixels reach "
+        "neither map nor clouds nor depth images; empty: none",
+    )
 
     def resolved(self, name: str) -> CameraConfig:
         """With the default topics of camera `name` filled in."""
@@ -383,6 +388,14 @@ class MapConfig:
     min_confidence: float = parameter(
         0.0, "surfels below are left out of clouds and exports", low=0.0, runtime=True
     )
+    truncation_voxels: float = parameter(
+        6.0,
+        "half width of the band of a TSDF in which distances are kept; the noise of a depth must "
+        "fit into it",
+        unit="voxels",
+        low=1.0,
+        high=32.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -412,6 +425,28 @@ class PublishConfig:
         unit="ms",
         low=0.0,
         high=10_000.0,
+    )
+    update_rate_hz: float = parameter(
+        2.0, "~/map_update: changed blocks of the map", unit="Hz", low=0.01, high=100, runtime=True
+    )
+    update_max_points: int = parameter(
+        200_000, "cap of one ~/map_update; the rest waits for the next", low=1000, runtime=True
+    )
+    update_voxel_m: float = parameter(
+        0.0,
+        "thins ~/map_update: one point of a block per cell; 0: as it is",
+        unit="m",
+        low=0.0,
+        runtime=True,
+    )
+    update_complete_period_s: float = parameter(
+        30.0,
+        "~/map_update begins anew with the whole map this often, for receivers that lost a "
+        "message; 0: only for new subscribers",
+        unit="s",
+        low=0.0,
+        high=86_400.0,
+        runtime=True,
     )
 
 
@@ -458,6 +493,76 @@ class TrajectoryConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """`export.*`: where services may read and write."""
+
+    folder: str = parameter(
+        "",
+        "services read and write in this folder only, links resolved; relative paths lie in it; "
+        "empty: anywhere",
+    )
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """`crop.*`: a box in the map frame; what lies outside is not published (but mapped)."""
+
+    enabled: bool = parameter(False, "crop ~/map, ~/points and ~/map_update", runtime=True)
+    min_x: float = parameter(-10.0, "lower corner", unit="map units", runtime=True)
+    min_y: float = parameter(-10.0, "lower corner", unit="map units", runtime=True)
+    min_z: float = parameter(-10.0, "lower corner", unit="map units", runtime=True)
+    max_x: float = parameter(10.0, "upper corner", unit="map units", runtime=True)
+    max_y: float = parameter(10.0, "upper corner", unit="map units", runtime=True)
+    max_z: float = parameter(10.0, "upper corner", unit="map units", runtime=True)
+
+
+@dataclass(frozen=True)
+class SelfFilterConfig:
+    """`self_filter.*`: a box in the rig frame that holds the robot; nothing in it is mapped."""
+
+    enabled: bool = parameter(False, "leave out depth within the box", runtime=True)
+    min_x: float = parameter(-0.5, "lower corner", unit="m", runtime=True)
+    min_y: float = parameter(-0.5, "lower corner", unit="m", runtime=True)
+    min_z: float = parameter(-0.5, "lower corner", unit="m", runtime=True)
+    max_x: float = parameter(0.5, "upper corner", unit="m", runtime=True)
+    max_y: float = parameter(0.5, "upper corner", unit="m", runtime=True)
+    max_z: float = parameter(0.5, "upper corner", unit="m", runtime=True)
+
+
+@dataclass(frozen=True)
+class OccupancyConfig:
+    """`occupancy.*`: the grid for navigation, `~/occupancy`; metric maps only."""
+
+    enabled: bool = parameter(
+        True, "publish ~/occupancy; it is computed only while somebody subscribes", runtime=True
+    )
+    rate_hz: float = parameter(1.0, "grids", unit="Hz", low=0.01, high=20, runtime=True)
+    resolution_m: float = parameter(0.05, "edge of a cell", unit="m", low=0.005, high=5.0)
+    height_from: str = parameter(
+        "floor",
+        "where heights are measured from; floor: the lowest large level surface of the map; map: "
+        "z = 0 of the map frame",
+        choices=("floor", "map"),
+        runtime=True,
+    )
+    min_height_m: float = parameter(
+        0.1, "what is lower is floor", unit="m", low=-100.0, high=100.0, runtime=True
+    )
+    max_height_m: float = parameter(
+        1.8, "what is higher passes over the robot", unit="m", low=-100.0, high=100.0, runtime=True
+    )
+    min_points: int = parameter(
+        3,
+        "points between the heights, in a cell and its neighbours, that make it occupied",
+        low=1,
+        runtime=True,
+    )
+    max_size_m: float = parameter(
+        200.0, "largest edge of the grid; what lies beyond is left out", unit="m", low=1.0
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """All parameters. Top-level fields choose implementations; groups tune them."""
 
@@ -494,3 +599,7 @@ class Config:
     publish: PublishConfig = field(default_factory=PublishConfig)
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     camera: dict[str, CameraConfig] = field(default_factory=dict)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
+    self_filter: SelfFilterConfig = field(default_factory=SelfFilterConfig)
+    occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)

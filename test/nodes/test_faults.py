@@ -1,6 +1,7 @@
 """Faults of cameras and networks, sent over DDS into a mapper process: the map is whole, and every
 image is either in it, counted under a reason, or still waiting."""
 
+import re
 import time
 
 import numpy as np
@@ -54,6 +55,7 @@ class Rig:
         self.mapper = make_mapper()
         publishers = [*self.images.values(), *self.infos.values()]
         until(lambda: all(p.get_subscription_count() for p in publishers), 30.0, "subscriptions")
+        until(lambda: self.status, 30.0, "status")
         for name in CAMERAS:
             self.infos[name].publish(camera_info_message(MODEL, 0, f"{name}_optical"))
         rng = np.random.default_rng(5)
@@ -80,6 +82,9 @@ class Rig:
     @property
     def drops(self):
         return {d.reason: d.count for d in self.last.dropped}
+
+    def diagnosed(self, index):
+        return self.diagnostics[-1].status[index] if self.diagnostics else DiagnosticStatus()
 
     @property
     def arrived(self):
@@ -128,10 +133,14 @@ def rig(start, observer, stub, until, rig_poses):
 def test_a_camera_dies_and_comes_back(rig):
     rig = rig(**{"ingest.silent_after_s": 1.0})
     rig.instants(0, 10)
+    rig.settle()  # topics may overtake each other
     rig.instants(10, 30, ["left"])
     rig.mapper.wait_for("camera 'right': no image for 1.0 s; sets go on without it")
     rig.until(lambda: rig.last.sets_used == 40, 20.0, lambda: f"sets of one camera: {rig.last}")
-    rig.instants(40, 10)
+    rig.send("right", START_NS + 40 * PERIOD_NS)
+    rig.settle(waiting=1)  # it is waited for again before the other one sends
+    rig.instants(40, 1, ["left"])
+    rig.instants(41, 9)
     last = rig.settle()
     assert rig.drops == {}
     assert last.sets_used == 50
@@ -174,7 +183,10 @@ def test_jitter_of_200_ms_loses_nothing(rig):
 
 def test_the_clock_of_a_camera_is_half_a_second_behind(rig):
     rig = rig()
-    text = "camera 'left': stamps are 0.50 s behind the others; synchronise its clock (chrony/ptp)"
+    text = re.compile(
+        r"camera 'left': stamps are 0\.(4[5-9]|5[0-5]) s behind the others; synchronise its "
+        r"clock \(chrony/ptp\)"
+    )
     sets = 0
     limit = time.monotonic() + 30.0
     next_ns = time.time_ns()
@@ -188,11 +200,11 @@ def test_the_clock_of_a_camera_is_half_a_second_behind(rig):
     last = rig.settle(waiting=5)  # of the right one
     assert last.sets_used == sets - 5  # those half a second apart were joined: they cannot know
     assert rig.drops == {"unmatched": 5}
-    assert last.cameras[0].fault == text
+    assert text.fullmatch(last.cameras[0].fault)
     assert last.cameras[1].fault == ""
     assert last.cameras[0].stamp_age_s - last.cameras[1].stamp_age_s == pytest.approx(0.5, abs=0.1)
-    rig.until(lambda: text in rig.diagnostics[-1].status[1].message, 5.0, "diagnostics")
-    assert rig.diagnostics[-1].status[1].level == DiagnosticStatus.WARN
+    rig.until(lambda: text.search(rig.diagnosed(1).message), 5.0, "diagnostics")
+    assert rig.diagnosed(1).level == DiagnosticStatus.WARN
 
 
 def test_the_bag_loops(rig):
@@ -201,13 +213,15 @@ def test_the_bag_loops(rig):
     rig.instants(1000, 30)
     rig.until(lambda: rig.last.sets_used == 30, 20.0, "first round")
     rig.instants(0, 30)
-    rig.until(lambda: rig.last.map_points and rig.last.clock_jumps, 20.0, "second round")
-    mapped = 2 * 60 - sum(rig.drops.values())
-    last = rig.settle(in_map=mapped)
+    rig.until(
+        lambda: rig.last.clock_jumps and rig.last.map_points == POINTS_PER_IMAGE * 60,
+        20.0,
+        lambda: f"second round: {rig.last}",
+    )
+    last = rig.settle(in_map=120)
     assert last.clock_jumps == 1
     assert last.state == MapStatus.STATE_MAPPING
-    assert last.map_points == POINTS_PER_IMAGE * 2 * 30
-    assert set(rig.drops) <= {"clock_jump"}
+    assert rig.drops == {}
     rig.until(
         lambda: any("the clock jumped back" in d.status[0].message for d in rig.diagnostics),
         5.0,
@@ -240,10 +254,8 @@ def test_hostile_messages_are_counted_and_harm_nobody(rig):
     assert rig.drops == {"unreadable image": 21}
     assert [c.received for c in last.cameras] == [63, 63]
     assert "K has NaN or infinity" in last.cameras[0].fault
-    rig.until(
-        lambda: rig.diagnostics[-1].status[1].level == DiagnosticStatus.ERROR, 5.0, "diagnostics"
-    )
-    assert len(rig.diagnostics[-1].status[1].message) < 2000
+    rig.until(lambda: rig.diagnosed(1).level == DiagnosticStatus.ERROR, 5.0, "diagnostics")
+    assert len(rig.diagnosed(1).message) < 2000
     # a right CameraInfo mends it
     rig.infos["left"].publish(camera_info_message(MODEL, 0, "left_optical"))
     rig.until(lambda: "K has NaN" not in rig.last.cameras[0].fault, 5.0, "right CameraInfo")
@@ -289,7 +301,11 @@ def test_a_subscriber_who_asks_for_more_is_told_by_topic(start, observer, stub, 
     greedy = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     observer.listen(PointCloud2, "/mapper/points", greedy)
     mapper.wait_for("a subscriber of /mapper/points asks for more than is offered (DURABILITY")
-    until(lambda: diagnostics[-1].status[-1].level == DiagnosticStatus.WARN, 10.0, "diagnostics")
+    until(
+        lambda: diagnostics and diagnostics[-1].status[-1].level == DiagnosticStatus.WARN,
+        10.0,
+        "diagnostics",
+    )
     topics = diagnostics[-1].status[-1]
     assert topics.name == "mapper: topics"
     assert topics.message.startswith("incompatible QoS: a subscriber of /mapper/points")

@@ -37,7 +37,8 @@ class Calibrated:
 class Calibration:
     """Collects what callbacks bring and tells when it is enough; safe between threads.
 
-    The rig file wins over CameraInfo and TF, for it was written on purpose.
+    The rig file wins over CameraInfo and TF, for it was written on purpose. A wrong CameraInfo is
+    an error that is told, but does not take the place of one that was right.
 
     Args:
         config: `cameras` in their order, `bootstrap`, `frame.*`, `ingest.require_calibration`.
@@ -114,7 +115,7 @@ class Calibration:
             started = self._first_image_s
         given = {n: c.model for n, c in self._file.items() if c.model is not None}
         for camera, text in errors.items():
-            if camera not in given:
+            if camera not in given and camera not in models:  # one that was right still holds
                 raise CalibrationError(text)
         cameras = self._config.cameras
         frame_ids = {name: self.frame_id(name) for name in cameras}

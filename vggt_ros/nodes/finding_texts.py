@@ -89,6 +89,21 @@ PIPELINE: dict[str, Kind] = {
         "`bootstrap: rig` with poses from TF or a rig file, and `depth: depth_anything`; or turn "
         "the cameras towards each other",
     ),
+    "no place": Kind(
+        WARN,
+        "no place of the rig for {seconds:.0f} s",
+        "`motion: tf`, and TF had no transform at the stamp of the newest sets; the detail names "
+        "the frames",
+        "a moment is a gap; if it stays, see that odometry or the other localiser runs, that its "
+        "clock is that of the cameras, and `frame.tf_wait_ms`",
+    ),
+    "no place for long": Kind(
+        ERROR,
+        "no place of the rig for {seconds:.0f} s: TF has stopped",
+        "`motion: tf`, and nothing publishes the place of the rig any more; sets are dropped, the "
+        "map is kept",
+        "start odometry or the other localiser again; mapping goes on by itself",
+    ),
     "long step": Kind(
         WARN,
         "the set in hand has taken {seconds:.0f} s so far",
@@ -126,18 +141,6 @@ PIPELINE: dict[str, Kind] = {
         "{share:.0%} of the last images were dropped, most as '{reason}'",
         "the computer is too slow for the rate (overflow), or the input is faulty",
         "the row of that reason below; lower the rate of the cameras",
-    ),
-    "place missing": Kind(
-        WARN,
-        "{text}",
-        "motion tf: TF did not say where the rig was when a set was taken; the set was dropped",
-        "docs/moving_rigs.md: odometry that comes late (`frame.tf_wait_ms`), or with gaps",
-    ),
-    "no place": Kind(
-        ERROR,
-        "{text}; nothing was mapped for {seconds:.0f} s",
-        "motion tf: the odometry or the other localiser has stopped, or frames have other names",
-        "start it again, mapping goes on by itself; or see `frame.*` and docs/moving_rigs.md",
     ),
 }
 """Of the status `<node>: pipeline`."""
@@ -275,8 +278,8 @@ DROPS: dict[str, tuple[str, str]] = {
     ),
     "clock_jump": ("waiting when a clock was set back", "see 'clock jump' above"),
     "set_back": (
-        "its stamps went back while those of the other cameras went on",
-        "the clock of that camera: see 'its stamps went back' above",
+        "the camera's clock alone was set back by more than a second",
+        "synchronise its clock (chrony, ptp); it is taken again when its stamps are in time",
     ),
     "reset": ("waiting when scene and map were reset", "nothing"),
     "inactive": ("waiting when the node was activated or deactivated", "nothing"),

@@ -83,6 +83,7 @@ class Trend:
     def __init__(self) -> None:
         self._moments: deque[_Moment] = deque()
         self._sets_since_s = time.monotonic()
+        self._jumps = 0
         self._jumped_s = -math.inf
 
     def update(self, health: Health, monitors: Sequence[CameraMonitor]) -> None:
@@ -100,8 +101,9 @@ class Trend:
             self._moments.clear()
         if now.sets != last.sets or now.received == last.received:
             self._sets_since_s = now.time_s
-        if now.clock_jumps > last.clock_jumps:
+        if now.clock_jumps > self._jumps:
             self._jumped_s = now.time_s
+        self._jumps = now.clock_jumps
         self._moments.append(now)
         while now.time_s - self._moments[0].time_s > _WINDOW_S:
             self._moments.popleft()
@@ -154,7 +156,7 @@ def pipeline_findings(
         found = [Finding(state, kinds[state].level, state)]
     else:
         found = [finding(kinds, state, detail=detail)]
-    if state == "mapping" and status.detail and status.detail != health.place_fault:
+    if state == "mapping" and status.detail:
         found = [Finding(f.key, f.level, f"{f.text}: {status.detail}") for f in found]
     if status.memory_budget_bytes:
         share = status.memory_bytes / status.memory_budget_bytes
@@ -165,16 +167,15 @@ def pipeline_findings(
         found.append(finding(kinds, "drift", drift=status.scale_drift))
     if status.overlap < limits.min_overlap and status.depth_estimator == "plane_sweep":
         found.append(finding(kinds, "overlap", overlap=limits.min_overlap))
+    if health.place_fault:
+        key = "no place for long" if health.unplaced_s > limits.silent_after_s else "no place"
+        found.append(finding(kinds, key, seconds=health.unplaced_s))
     if health.internal_errors:
         found.append(finding(kinds, "internal errors", count=health.internal_errors))
     if health.publishing_errors:
         found.append(finding(kinds, "publishing errors", count=health.publishing_errors))
     if trend.has_jumped:
         found.append(finding(kinds, "clock jump", count=status.clock_jumps))
-    if health.place_fault:
-        key = "no place" if health.unplaced_s > limits.silent_after_s else "place missing"
-        text, seconds = health.place_fault, health.unplaced_s
-        found.append(finding(kinds, key, text=text, seconds=seconds))
     if health.step_s > limits.max_step_s:
         found.append(finding(kinds, "long step", seconds=health.step_s))
     elif state in ("bootstrapping", "mapping", "failed") and not health.waits:

@@ -13,7 +13,10 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import Config
+from vggt_ros.export.select import select
 from vggt_ros.geometry import Rigid3
+from vggt_ros.mapping.cloud import thin_to
+from vggt_ros.mapping.updates import inside
 from vggt_ros.nodes import conversions, qos
 from vggt_ros.nodes.calibration import Calibrated
 from vggt_ros.nodes.clouds import set_cloud
@@ -143,7 +146,8 @@ class Outputs:
         self._dirty = False
         try:
             settings = self.config.publish
-            cloud = worker.pipeline.cloud(settings.map_voxel_m, settings.map_max_points)
+            most = 0 if self.config.crop.enabled else settings.map_max_points
+            cloud = worker.pipeline.cloud(settings.map_voxel_m, most)
             self._map = (cloud, worker.health.stamp_ns)
             self._thread.put("map", self._map)
             if self._places is not None:
@@ -157,6 +161,8 @@ class Outputs:
 
     def _publish_map(self, value: tuple[PointCloud, int]) -> None:
         cloud, stamp_ns = value
+        cloud = self._cropped(cloud)
+        cloud = select(cloud, thin_to(len(cloud), self.config.publish.map_max_points))
         self._map_publisher.publish(
             conversions.cloud_message(cloud, stamp_ns, self.config.frame.map)
         )
@@ -166,7 +172,7 @@ class Outputs:
         frame = self.config.frame.map
         publish = self.config.publish
         if publish.points and self._points_publisher.get_subscription_count():
-            cloud = set_cloud(result.depth_maps, frame, is_metric)
+            cloud = self._cropped(set_cloud(result.depth_maps, frame, is_metric))
             self._points_publisher.publish(
                 conversions.cloud_message(cloud, result.stamp_ns, frame)
             )
@@ -186,6 +192,11 @@ class Outputs:
                 "publish.depth_unscaled for readers that know"
             )
         return False
+
+    def _cropped(self, cloud: PointCloud) -> PointCloud:
+        """The points in the box of `crop.*`."""
+        crop = self.config.crop
+        return select(cloud, inside(cloud.points, crop)) if crop.enabled else cloud
 
     def _publish_depth(self, depth_map: DepthMap) -> None:
         image, info = self._depth_publishers[depth_map.camera]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vggt_ros.config import Config
 from vggt_ros.errors import (
@@ -33,7 +33,10 @@ from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.rig_overlap import rig_overlap
 from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.pipeline.waiting_sets import WaitingSets
-from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
+from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
+
+if TYPE_CHECKING:  # it brings the kernels of the map along
+    from vggt_ros.pipeline.archive import SavedMap
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +193,7 @@ class MappingWorker:
         self._placed_at_s = time.monotonic()
         self._newest_place: tuple[int, Rigid3] | None = None
         self._located: set[int] = set()
+        self._set_wanted: list[Future[FrameSet]] = []
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
     @property
@@ -310,6 +314,20 @@ class MappingWorker:
         self._ingest.reset("clock_jump")
         self.post(self._reset)
 
+    def next_set(self, timeout_s: float) -> FrameSet:
+        """The next set of images, decoded; it is mapped all the same.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        future: Future[FrameSet] = Future()
+        self._set_wanted.append(future)
+        try:
+            return future.result(timeout_s)
+        except FutureTimeoutError as error:  # another class than TimeoutError before Python 3.11
+            future.cancel()
+            raise TimeoutError(f"no set within {timeout_s} s") from error
+
     # --- in the worker thread ---------------------------------------------------------------
 
     def _run(self) -> None:
@@ -372,7 +390,8 @@ class MappingWorker:
 
     def _take_all(self) -> None:
         """Map the sets that are ready, until something else is to be done."""
-        if self._paused or (self.pipeline.scene is None and not self._calibrate()):
+        is_settled = self.pipeline.scene is not None and self._calibrated is not None
+        if self._paused or not (is_settled or self._calibrate()):
             return
         if self._ingest.clock_resets != self._clock_resets:
             self._clock_resets = self._ingest.clock_resets
@@ -411,6 +430,10 @@ class MappingWorker:
             return
         if world_from_rig is not None:
             frame_set = replace(frame_set, world_from_rig=world_from_rig)
+        while self._set_wanted:
+            future = self._set_wanted.pop()
+            if future.set_running_or_notify_cancel():
+                future.set_result(frame_set)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -487,6 +510,23 @@ class MappingWorker:
             self._waiting.clear()
         self._overlap = math.nan
         self._on_cleared()
+
+    def take_over(self, saved: SavedMap) -> None:
+        """Go on with a loaded map; call it in the worker thread (`call`).
+
+        Raises:
+            VggtRosError: as `MappingPipeline.take_over`; nothing has changed.
+        """
+        self.pipeline.take_over(saved)
+        self._told = None
+        self._alignments.clear()
+        self._detail = ""
+        self._stamp_ns = max(self._stamp_ns, saved.stamp_ns)
+        self._on_cleared()
+        if self._calibrated is not None:  # else with the first set
+            self._on_scene(saved.scene, self._calibrated, self._stamp_ns)
+            self._told = saved.scene
+        self._report()
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`; call it in the worker thread (`call`)."""

@@ -19,13 +19,16 @@ from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.make_map import make_map
 from vggt_ros.pipeline.align_depth import DepthAligner
 from vggt_ros.pipeline.align_scene import align_scene, dense_depth_maps
+from vggt_ros.pipeline.archive import SavedMap
 from vggt_ros.pipeline.bootstrap import FROM_RIG, make_bootstrapper
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.depth import make_depth_estimator
 from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_depth
+from vggt_ros.pipeline.landmarks import Landmarks
 from vggt_ros.pipeline.motion.make_locator import make_locator
 from vggt_ros.pipeline.motion.moving_map import Moved, MovingMap
 from vggt_ros.pipeline.report import map_report, scene_report
+from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator, EngineInUse, EngineUser
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.pipeline.warm_up import plane_frame_set, warm_up_config, warm_up_stages
@@ -35,6 +38,7 @@ from vggt_ros.types import (
     DepthMap,
     DepthPrediction,
     Float32,
+    Frame,
     FrameSet,
     PointCloud,
     UnscaledScene,
@@ -107,6 +111,14 @@ class MappingPipeline:
         self._collected: list[FrameSet] = []
         self._failed_at_ns: int | None = None
         self._undistorter = Undistorter()
+        self.last_views: tuple[tuple[Frame, Rigid3], ...] = ()
+        """Undistorted images of the newest set and where they were taken, for archives."""
+        self.last_is_bootstrap = False
+        self.landmarks: tuple[Landmarks, ...] = ()
+        """Of the archive that was loaded, if one was."""
+        self.extra: dict[str, bytes] = {}
+        """Members of that archive that others keep there; they are saved again."""
+        self._self_filter = SelfFilter(config)
         locator = make_locator(config, rig, bootstrapper)
         self._moving = MovingMap(self, locator) if locator is not None else None
 
@@ -186,6 +198,7 @@ class MappingPipeline:
         self.map.config = config.map
         self.aligner.config = config.align
         self.depth_estimator.set_config(config)
+        self._self_filter.config = config
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig for the next bootstrap."""
@@ -203,8 +216,36 @@ class MappingPipeline:
         self.failure = ""
         self._collected.clear()
         self._failed_at_ns = None
+        self.last_views, self.landmarks, self.extra = (), (), {}
         if self._moving is not None:
             self._moving.reset()
+
+    def take_over(self, saved: SavedMap) -> None:
+        """Go on with a loaded map in place of the present one, without a bootstrap.
+
+        Raises:
+            VggtRosError: the depth estimator cannot serve its cameras; nothing has changed.
+        """
+        aligner = DepthAligner(self.config.align)
+        aligner.load_state(saved.alignment)
+        try:
+            self.depth_estimator.prepare(saved.scene)
+        except VggtRosError:
+            if self.scene is not None:
+                self.depth_estimator.prepare(self.scene)
+            raise
+        self.reset()
+        self.map, self.scene, self.aligner = saved.map, saved.scene, aligner
+        self.map.config = self.config.map
+        self.landmarks, self.extra = saved.landmarks, dict(saved.extra)
+        self.state = PipelineState.MAPPING
+        log.info(
+            "goes on with the map of %s: %d cameras, %d points, scale %s",
+            saved.path,
+            len(saved.scene.map_from_camera),
+            saved.map.size,
+            saved.scene.scale,
+        )
 
     def load_calibration(self) -> None:
         """Begin with each camera's scale and shift in `align.calibration_file`, if it exists.
@@ -250,10 +291,17 @@ class MappingPipeline:
 
         with self.timings.measure("undistort"):
             calibrated = self._calibrated(frame_set, self.scene)
+        poses = self.scene.map_from_camera
+        self.last_views = tuple((f, poses[f.camera]) for f in calibrated.frames)
+        self.last_is_bootstrap = bootstrapped
         with self.timings.measure("depth"):
-            predictions = self.depth_estimator.estimate(calibrated)
+            predictions = self._self_filter.masked(
+                self.depth_estimator.estimate(calibrated), self.scene, self.rig
+            )
         with self.timings.measure("align"):
-            depth_maps = self._align(predictions, self.scene)
+            depth_maps = self._self_filter.outside_box(
+                self._align(predictions, self.scene), self.scene.map_from_rig
+            )
         with self.timings.measure("fuse"):
             accepted = [d for d in depth_maps if d.alignment.accepted]
             fused = self.map.fuse(
@@ -346,6 +394,7 @@ class MappingPipeline:
         """Begin the map with the depth of a dense bootstrap, which later depth is fitted to."""
         depth_maps = dense_depth_maps(unscaled, scene)
         if depth_maps:
+            depth_maps = self._self_filter.unseen(depth_maps, scene, self.rig)
             with self.timings.measure("seed"):
                 self.map.fuse(depth_maps, bootstrap=True)
 
