@@ -128,6 +128,7 @@ def test_odometry_moves_the_rig_and_map_to_odom_is_published(
     assert "Traceback" not in mapper.output
 
 
+@pytest.mark.slow
 def test_tf_that_stops_is_named_and_mapping_goes_on_when_it_returns(
     start, observer, stub, driving_bag, until
 ):
@@ -137,7 +138,7 @@ def test_tf_that_stops_is_named_and_mapping_goes_on_when_it_returns(
     mapper = start(stub, {**CAMERAS, **settings})
     mapper.wait_for("activate: done")
     bag = driving_bag(sets=80, known=lambda t: t < 1.0 or t > 6.0)
-    player = start(PLAYER, {"bag": bag})
+    player = start(PLAYER, {"bag": bag, "rate": 2.0})
     assert player.wait(60.0) == 0, player.output
     until(lambda: status[-1].sets_used >= 28, what=lambda: str(status[-1]))
     dropped = {d.reason: d.count for d in status[-1].dropped}
@@ -155,6 +156,7 @@ def test_tf_that_stops_is_named_and_mapping_goes_on_when_it_returns(
     assert status[-1].detail == ""
 
 
+@pytest.mark.slow
 def test_estimated_motion_without_any_tf(start, observer, stub, make_bag, until, tmp_path):
     """`map` -> rig moves, rig -> cameras does not, and no frame changes sides."""
     status = observer.listen(MapStatus, "/mapper/status")
