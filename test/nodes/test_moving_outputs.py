@@ -9,14 +9,13 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.config import Config, FrameConfig, PublishConfig
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
-from vggt_ros.nodes.calibration import Calibrated
+from vggt_ros.nodes.calibration import Calibrated, rig_from_cameras
 from vggt_ros.nodes.conversions import transform_message
 from vggt_ros.nodes.moving_outputs import (
     MOST_POSES,
     RigPlaces,
     moved_markers,
     path_message,
-    rig_from_cameras,
 )
 from vggt_ros.nodes.transforms import FrameTree
 from vggt_ros.nodes.worker import Motion

@@ -79,7 +79,7 @@ def seconds(stamp):
 
 
 def test_odometry_moves_the_rig_and_map_to_odom_is_published(
-    start, observer, stub, driving_bag, until
+    start, observer, stub, driving_bag, rig_poses, until
 ):
     status = observer.listen(MapStatus, "/mapper/status")
     moving = observer.listen(TFMessage, "/tf", MANY)
@@ -104,6 +104,8 @@ def test_odometry_moves_the_rig_and_map_to_odom_is_published(
     assert last.keyframes == 20
     np.testing.assert_allclose(pose(last.map_from_rig).matrix, expected.matrix, atol=2e-4)
     assert not last.dropped
+    camera = pose(last.cameras[1].map_from_camera)
+    np.testing.assert_allclose(camera.matrix, (expected @ rig_poses["right"]).matrix, atol=2e-4)
     # the frusta are where the rig is now
     left = next(m for m in markers[-1].markers if m.ns == "frusta")
     assert seconds(left.header.stamp) == pytest.approx(1.9)

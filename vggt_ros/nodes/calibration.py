@@ -13,6 +13,7 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.nodes.transforms import Frames
 from vggt_ros.rig import Rig, RigCamera
 from vggt_ros.sources.messages import model_from_camera_info
+from vggt_ros.types import AlignedScene
 
 C = TypeVar("C", bound=Config)
 
@@ -188,6 +189,18 @@ class Calibration:
                     f"camera.{camera}.frame_id)"
                 )
             owners[frame] = camera
+
+
+def rig_from_cameras(calibrated: Calibrated, scene: AlignedScene) -> dict[str, Rigid3]:
+    """Where the cameras sit on the rig: as given, else as found, else the only camera is it."""
+    found = dict(calibrated.rig.poses)
+    if scene.map_from_rig is not None:
+        rig_from_map = scene.map_from_rig.inverse()
+        for camera, map_from_camera in scene.map_from_camera.items():
+            found.setdefault(camera, rig_from_map @ map_from_camera)
+    if not found and len(calibrated.rig.cameras) == 1:
+        found[calibrated.rig.cameras[0].name] = Rigid3.identity()
+    return found
 
 
 def with_rig_topics(config: C, rig: Rig | None) -> C:

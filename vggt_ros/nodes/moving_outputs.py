@@ -20,7 +20,7 @@ from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import Config
 from vggt_ros.geometry import Rigid3
-from vggt_ros.nodes.calibration import Calibrated
+from vggt_ros.nodes.calibration import Calibrated, rig_from_cameras
 from vggt_ros.nodes.conversions import pose_message, time_message, transform_message
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.transforms import Frames, MovingBroadcaster
@@ -200,18 +200,6 @@ class RigPlaces:
         if key not in self._told:
             self._told.add(key)
             logger.warning("tf: %s", text)
-
-
-def rig_from_cameras(calibrated: Calibrated, scene: AlignedScene) -> dict[str, Rigid3]:
-    """Where the cameras sit on the rig: as given, else as found, else the only camera is it."""
-    found = dict(calibrated.rig.poses)
-    if scene.map_from_rig is not None:
-        rig_from_map = scene.map_from_rig.inverse()
-        for camera, map_from_camera in scene.map_from_camera.items():
-            found.setdefault(camera, rig_from_map @ map_from_camera)
-    if not found and len(calibrated.rig.cameras) == 1:
-        found[calibrated.rig.cameras[0].name] = Rigid3.identity()
-    return found
 
 
 def moved_markers(

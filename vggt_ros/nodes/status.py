@@ -81,7 +81,8 @@ def _camera_status(monitor: CameraMonitor, health: Health) -> CameraStatus:
     scene = health.scene
     if scene is not None and monitor.name in scene.map_from_camera:
         message.registered = True
-        message.map_from_camera = pose_message(scene.map_from_camera[monitor.name])
+        found = health.map_from_camera.get(monitor.name, scene.map_from_camera[monitor.name])
+        message.map_from_camera = pose_message(found)
         residual = scene.residuals.get(monitor.name)
         if residual is not None:
             message.centre_residual_m = float(residual.centre)

@@ -28,7 +28,7 @@ from vggt_ros.errors import (
     VggtRosError,
 )
 from vggt_ros.geometry import Rigid3
-from vggt_ros.nodes.calibration import Calibrated, Calibration
+from vggt_ros.nodes.calibration import Calibrated, Calibration, rig_from_cameras
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.rig_overlap import rig_overlap
 from vggt_ros.pipeline.stages import EngineInUse
@@ -84,6 +84,8 @@ class Health:
     """Why the newest set has no place, where others say where the rig is."""
     unplaced_s: float = 0.0
     """Seconds since a set had a place; 0 without a fault."""
+    map_from_camera: Mapping[str, Rigid3] = field(default_factory=dict)
+    """Of a rig that moves, where the newest set has its cameras; else empty."""
     set_back: tuple[str, ...] = ()
     """Cameras whose stamps have gone back while those of the others go on."""
     skews_ms: Mapping[str, float] = field(default_factory=dict)
@@ -472,6 +474,15 @@ class MappingWorker:
             self._newest_place = path[-1] if path else None
         return Motion(tuple(places), self.pipeline.map_from_world)
 
+    def _camera_places(self) -> dict[str, Rigid3]:
+        """`map_from_camera` of a rig that moves."""
+        scene = self.pipeline.scene
+        if self._newest_place is None or self._calibrated is None or scene is None:
+            return {}
+        map_from_rig = self._newest_place[1]
+        places = rig_from_cameras(self._calibrated, scene)
+        return {camera: map_from_rig @ pose for camera, pose in places.items()}
+
     def _newest_arrival(self, chosen: ImageSet) -> float | None:
         """When the last image of a set came, by the steady clock."""
         arrivals = [self._arrived_s.pop((i.camera, i.stamp_ns), None) for i in chosen.images]
@@ -568,6 +579,7 @@ class MappingWorker:
             loops=pipeline.loops if moves else 0,
             place_fault=fault,
             unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,
+            map_from_camera=self._camera_places(),
             set_back=ingest.set_back,
             skews_ms=ingest.skews_ms,
             clock_jumps=ingest.clock_resets + self._clock_jumps,
