@@ -111,6 +111,14 @@ def test_another_base_is_no_place(driven):
     ]
 
 
+def test_a_bag_without_places_says_what_to_do(recording, tmp_path, capsys):
+    words = ["replay", str(recording.path), "--out", str(tmp_path), "--set", "motion=tf"]
+    assert main([*words, "--set", "frame.odom=odom"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"no set has a place: {REASON}: TF knows no frame 'odom'" in error
+    assert "--set motion=estimate" in error
+
+
 def test_a_robot_that_stands_still_is_not_fixed_to_the_world(edited):
     """Transforms on /tf that never change are taken for fixed ones, but for the world's."""
 

@@ -245,6 +245,12 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         if bag.truncated:
             outcome.notes.append(bag.truncated)
     if pipeline.scene is None:
+        if places is not None and places.fault and not pipeline.sets_received:
+            raise AlignmentError(
+                f"{path}: no set has a place: {places.fault}; name the frames as the bag has them "
+                f"(--set frame.odom=..., frame.base, rig_frame of the rig file), or let the path "
+                f"be found with --set motion=estimate"
+            )
         raise failure or AlignmentError(_why_nothing(path, outcome))
     return outcome
 
