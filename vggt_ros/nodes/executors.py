@@ -56,7 +56,7 @@ class InputsFirstExecutor(Executor):
             done.result()
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:
-        """Stop; False where a callback is still running after `timeout_sec`."""
+        """Stop; False where a callback is still running."""
         finished = bool(super().shutdown(timeout_sec))
         self._pool.shutdown(wait=False)
-        return finished
+        return finished and all(handler.done() for handler in self._running)
