@@ -13,8 +13,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Path
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from visualization_msgs.msg import MarkerArray
 
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 MOST_POSES = 2000
 """Of one path message; a longer path is thinned evenly."""
+
+_STILL_NS = 1_000_000
+"""Stamps that are no newer than the last, by no more, are of a clock that stands still."""
 
 _SAME_MAP = 1e-6
 """[m or rad] Nearer to the identity, `map` is still the frame of the other localiser."""
@@ -54,12 +59,18 @@ class RigPlaces:
         self._frames = frames
         self._broadcaster = MovingBroadcaster(node)
         self._map_from_odom: Rigid3 | None = None
+        self._sent: tuple[int, Rigid3] | None = None
         self._told: set[str] = set()
         self._lock = threading.Lock()
         self._timer: Any = None
         if config.frame.odom:
-            period_s = 1.0 / config.publish.odom_rate_hz
-            self._timer = node.create_timer(period_s, self._send_odom, callback_group=group)
+            # Not the node's clock: the map may be found when a bag has ended, and /clock with it.
+            self._timer = node.create_timer(
+                1.0 / config.publish.odom_rate_hz,
+                self._send_odom,
+                callback_group=group,
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
+            )
 
     def close(self) -> None:
         """Stop."""
@@ -136,6 +147,13 @@ class RigPlaces:
             return
         ahead_ns = int(self._config.publish.odom_ahead_ms * 1e6)
         stamp_ns = self._node.get_clock().now().nanoseconds + ahead_ns
+        if self._sent is not None:
+            last_ns, last = self._sent
+            if 0 <= last_ns - stamp_ns < _STILL_NS:  # /clock stands still
+                if np.array_equal(last.matrix, map_from_odom.matrix):
+                    return  # tf2 warns of transforms that it has already
+                stamp_ns = last_ns + 1
+        self._sent = (stamp_ns, map_from_odom)
         self._send(map_from_odom, self._config.frame.odom, stamp_ns)
 
     def _send_top(
