@@ -178,7 +178,12 @@ class Mapper(LifecycleNode):
         )
         self._worker = MappingWorker(
             pipeline,
-            Ingest(config.cameras, {}, config.ingest),
+            Ingest(
+                config.cameras,
+                {},
+                config.ingest,
+                [name for name in config.cameras if config.camera[name].depth_topic],
+            ),
             self._calibration,
             self._outputs.scene_found,
             self._outputs.set_mapped,

@@ -8,6 +8,7 @@ latest only, from which a second thread publishes.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -60,6 +61,7 @@ class Health:
     camera_errors: Mapping[str, str] = field(default_factory=dict)
     alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
     timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    scale_drift: float = math.nan
 
 
 class MappingWorker:
@@ -133,6 +135,15 @@ class MappingWorker:
             self._dropped["paused"] += 1
             return
         self._ingest.put(image)
+        with self._wake:
+            self._arrived = True
+            self._wake.notify()
+
+    def offer_depth(self, image: StampedImage) -> None:
+        """Queue the depth image of a camera; never waits."""
+        if self._stopping or self._paused:
+            return
+        self._ingest.put_depth(image)
         with self._wake:
             self._arrived = True
             self._wake.notify()
@@ -333,6 +344,7 @@ class MappingWorker:
             camera_errors=self._calibration.errors,
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
+            scale_drift=getattr(pipeline, "scale_drift", math.nan),
         )
 
     def _warn(self, reason: str, text: str) -> None:
