@@ -408,7 +408,7 @@ class CheckRigConfig:
     )
     sets: int = parameter(1, "newest frame sets that a check uses", low=1, high=16)
     warn_rotation_deg: float = parameter(
-        0.3, "a camera that is turned farther is a warning", unit="deg", low=0.0, high=180.0
+        0.5, "a camera that is turned farther is a warning", unit="deg", low=0.0, high=180.0
     )
     warn_centre_m: float = parameter(
         0.01, "a camera that is farther from its place is a warning", unit="m", low=0.0
@@ -420,7 +420,11 @@ class CheckRigConfig:
         0.03, "a camera that is farther from its place is an error", unit="m", low=0.0
     )
     significance: float = parameter(
-        4.0, "standard deviations below which nothing is said of a camera", low=1.0, high=100.0
+        4.0,
+        "a camera is as good as in its place if its errors explain it with the chance of so many "
+        "standard deviations",
+        low=1.0,
+        high=100.0,
     )
 
 

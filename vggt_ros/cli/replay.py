@@ -179,7 +179,7 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         for topic, name in chosen.topics.items():
             if not bag.topics[topic].count:
                 ingest.leave_out(name)
-        images = _Images(chosen.topics, ingest, chosen.depth_topics)
+        images = BagImages(chosen.topics, ingest, chosen.depth_topics)
         outcome = Outcome(pipeline, config, {}, notes=list(chosen.notes))
         failure: AlignmentError | None = None
         bar = tqdm(
@@ -232,7 +232,7 @@ def _why_nothing(path: Path, outcome: Outcome) -> str:
     )
 
 
-class _Images:
+class BagImages:
     """The images of a bag on their way into ingest; faulty ones are counted."""
 
     def __init__(

@@ -28,7 +28,8 @@ from vggt_ros.errors import (
 from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
+from vggt_ros.rig import Rig
+from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,19 @@ class MappingWorker:
         self._detail = ""
         self._stamp_ns = 0
         self._warned: dict[str, float] = {}
+        check_rig = getattr(pipeline.config, "check_rig", None)
+        self._latest: deque[FrameSet] = deque(maxlen=check_rig.sets if check_rig else 1)
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
+
+    @property
+    def latest_sets(self) -> list[FrameSet]:
+        """The newest sets, the oldest first, as many as `check_rig.sets`."""
+        return list(self._latest)
+
+    @property
+    def rig(self) -> Rig | None:
+        """What the pipeline knows of the rig; None while it is waited for."""
+        return self._calibrated.rig if self._calibrated is not None else None
 
     def start(self) -> None:
         """Start the thread."""
@@ -264,6 +277,7 @@ class MappingWorker:
             frame_set = self._ingest.decode_set(chosen)
         if frame_set is None:
             return
+        self._latest.append(frame_set)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -309,6 +323,7 @@ class MappingWorker:
     def _reset(self) -> None:
         self.pipeline.reset()
         self._told = None
+        self._latest.clear()
         self._alignments.clear()
         self._detail = ""
         self._on_cleared()

@@ -56,7 +56,9 @@ class RigScene:
     """`rig_from_camera` as the cameras really are."""
 
 
-def random_rig(random: np.random.Generator, cameras: int, size_m: float = 0.5) -> dict[str, Rigid3]:
+def random_rig(
+    random: np.random.Generator, cameras: int, size_m: float = 0.5
+) -> dict[str, Rigid3]:
     """`rig_from_camera` of cameras that look forward, up to 12 degrees to the side."""
     centres = random.uniform(-1, 1, (cameras, 3)) * [0.3, 1.0, 0.3]
     spread = np.linalg.norm(centres[:, None] - centres[None], axis=2).max()
@@ -103,13 +105,13 @@ def rig_scene(
             pose = world_from_rig @ rig_from_camera
             at = model.project(pose.inverse().apply(cloud))
             at = at + field.at(at) + random.normal(size=at.shape) * noise.pixel_px
-            seen = ((at > 0) & (at < np.array(model.size) - 1)).all(axis=1)
+            seen = np.asarray(((at > 0) & (at < np.array(model.size) - 1)).all(axis=1))
             poses.append(pose)
             stamps.append(number * 10**9)
             names.append(name)
             pixels.append(at)
             rows.append(seen)
-    enough = np.sum(rows, axis=0) >= _LEAST_VIEWS
+    enough = np.asarray(np.sum(rows, axis=0) >= _LEAST_VIEWS)
     cloud = cloud[enough]
     seen_rows = [np.flatnonzero(r[enough]) for r in rows]
     seen_pixels = [p[enough][r] for p, r in zip(pixels, seen_rows, strict=True)]
@@ -204,9 +206,7 @@ def _bundle_adjusted(
                 camera_id=k + 1,
                 image_id=k + 1,
             )
-            model.add_image_with_trivial_frame(
-                image, pycolmap.Rigid3d(pose.inverse().matrix[:3])
-            )
+            model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pose.inverse().matrix[:3]))
         for row, point in enumerate(points):
             track = pycolmap.Track()
             for k in range(len(poses)):
@@ -216,7 +216,12 @@ def _bundle_adjusted(
         options = pycolmap.BundleAdjustmentOptions()
         options.print_summary = False
         options.refine_focal_length = options.refine_extra_params = False
-        pycolmap.bundle_adjustment(model, options)
+        config = pycolmap.BundleAdjustmentConfig()
+        for k in range(len(poses)):
+            config.add_image(k + 1)
+            config.set_constant_cam_intrinsics(k + 1)
+        config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+        pycolmap.create_default_bundle_adjuster(options, config, model).solve()
         found = [
             Rigid3.from_matrix(model.image(k + 1).cam_from_world().matrix()).inverse()
             for k in range(len(poses))
