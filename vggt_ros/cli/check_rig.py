@@ -15,7 +15,7 @@ from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError
 
 if TYPE_CHECKING:
-    from vggt_ros.pipeline.check_rig import RigCheck
+    from vggt_ros.pipeline.check_rig import CameraCheck, RigCheck
     from vggt_ros.rig import Rig
 
 _EXAMPLES = """\
@@ -62,21 +62,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.set)
     checks, rig = check_bag(args.bag, config, args.checks, args.skip)
     for check in checks:
-        rows = [
-            (
-                c.name,
-                c.level.name,
-                *(
-                    ("", "")
-                    if c.rig_from_camera is None
-                    else (
-                        f"{1e3 * c.centre_m:.1f} +- {1e3 * c.centre_sigma_m:.1f}",
-                        f"{math.degrees(c.rotation_rad):.2f} +- {math.degrees(c.rotation_sigma_rad):.2f}",
-                    )
-                ),
-            )
-            for c in check.cameras
-        ]
+        rows = [(c.name, c.level.name, *_figures(c)) for c in check.cameras]
         print(results.table(rows, ("camera", "level", "centre [mm]", "rotation [deg]")))
         print(f"{check.message}\n")
     last = checks[-1]
@@ -85,6 +71,16 @@ def run(args: argparse.Namespace) -> int:
     if args.urdf:
         print(f"written: {write_urdf(args.urdf, rig, last)}")
     return 0 if all(check.level is Level.OK for check in checks) else 1
+
+
+def _figures(camera: CameraCheck) -> tuple[str, str]:
+    if camera.rig_from_camera is None:
+        return "", ""
+    turn, sigma = math.degrees(camera.rotation_rad), math.degrees(camera.rotation_sigma_rad)
+    return (
+        f"{1e3 * camera.centre_m:.1f} +- {1e3 * camera.centre_sigma_m:.1f}",
+        f"{turn:.2f} +- {sigma:.2f}",
+    )
 
 
 def check_bag(
