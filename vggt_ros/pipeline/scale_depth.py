@@ -32,9 +32,9 @@ _LEAST_AGREEMENT = 0.5
 _AGREES = 0.1
 """Points agree whose ratio is this near the median (relative); half of them must, or the depth is
 of something else than the scene."""
-_EDGE = 0.05
+_EDGE = 0.1
 """Depth that varies by more among the nine pixels around a point is an edge: nobody knows which
-side the point is on."""
+side the point is on. (Of noise of 2 % in each pixel two thirds are kept.)"""
 _TILES = 4
 """Points of one tile of an image, of 4 x 4, share their errors (bootstrap by blocks)."""
 _RESAMPLES = 200
@@ -164,7 +164,10 @@ def _samples(
 
 
 def _at(depth: Float32, pixels: Float64, size: tuple[int, int]) -> Float64:
-    """Depth (N,) at pixels of an image of another size; NaN outside, beside holes and at edges."""
+    """Depth (N,) at pixels of an image of another size; NaN outside, beside holes and at edges.
+
+    The median of nine, which on a slanted surface is the middle one without its noise.
+    """
     height, width = depth.shape
     factor = np.array([width / size[0], height / size[1]])
     found = np.full(len(pixels), np.nan)
@@ -178,7 +181,7 @@ def _at(depth: Float32, pixels: Float64, size: tuple[int, int]) -> Float64:
     ).astype(np.float64)
     with np.errstate(invalid="ignore"):  # NaN: a hole, which is no smooth surface
         smooth = around.max(axis=1) <= (1 + _EDGE) * around.min(axis=1)
-    found[inside] = np.where(smooth, around[:, 4], np.nan)
+    found[inside] = np.where(smooth, np.median(around, axis=1), np.nan)
     return found
 
 

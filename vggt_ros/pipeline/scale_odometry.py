@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from vggt_ros.geometry import Rigid3
+from vggt_ros.geometry.rigid3 import nearest_rotation
 from vggt_ros.pipeline.rig_fit import frame_sets_of
+from vggt_ros.pipeline.rig_likelihood import COVARIANCE_INFLATION
 from vggt_ros.pipeline.scale_fusion import Evidence, NoScale
 from vggt_ros.types import Float64, ScaleEstimate, ScaleSource, UnscaledScene
 
@@ -48,24 +51,23 @@ def scale_from_odometry(
         The scale, or why there is none.
     """
     source = ScaleSource.ODOMETRY
-    tracks: dict[str, list[tuple[int, Float64, Float64]]] = {}
+    tracks: dict[str, list[_Station]] = {}
     numbers = frame_sets_of(scene)
-    for view, number in zip(scene.views, numbers, strict=True):
+    for row, (view, number) in enumerate(zip(scene.views, numbers, strict=True)):
         world = world_from_rig.get(view.stamp_ns)
         on_rig = rig_from_camera.get(view.camera)
         if world is None or on_rig is None:
             continue
         centre = world.apply(on_rig.translation)
-        tracks.setdefault(view.camera, []).append(
-            (number, np.asarray(centre), view.scene_from_camera.translation)
-        )
+        station = _Station(number, row, np.asarray(centre), view.scene_from_camera.translation)
+        tracks.setdefault(view.camera, []).append(station)
     if not tracks:
         return NoScale(source, "no view has a camera on the rig and a place of the rig")
     steps = _steps(tracks)
     if not steps:
         return NoScale(source, "one frame set shows no motion; raise sfm.sets")
     longest = max(
-        float(np.linalg.norm(a[1] - b[1]))
+        float(np.linalg.norm(a.in_world - b.in_world))
         for track in tracks.values()
         for a, b in itertools.combinations(track, 2)
     )
@@ -74,12 +76,15 @@ def scale_from_odometry(
             source, f"the rig moved by {longest:.3f} m at most, {_LEAST_MOTION_M} m are needed"
         )
     turn = _world_from_scene_rotation(scene, world_from_rig, rig_from_camera)
-    moved = np.array([w for _, w, _ in steps])
-    seen = np.array([s for _, _, s in steps]) @ turn.T
+    moved = np.array([b.in_world - a.in_world for a, b in steps])
+    seen = np.array([b.in_scene - a.in_scene for a, b in steps]) @ turn.T
     value, weights = _robust_ratio(moved, seen)
     if not value > 0:
         return NoScale(source, "odometry and reconstruction move in different directions")
-    spread = _relative_spread(moved, seen, weights, np.array([k for k, _, _ in steps]), value)
+    spread = math.hypot(
+        _relative_spread(moved, seen, weights, np.array([b.number for _, b in steps]), value),
+        _of_reconstruction(scene, steps, seen @ turn, weights),
+    )
     if spread * _LEAST_RATIO > 1:
         return NoScale(
             source,
@@ -89,16 +94,42 @@ def scale_from_odometry(
     return ScaleEstimate(value, value * math.hypot(spread, relative_sigma), source)
 
 
-def _steps(
-    tracks: Mapping[str, list[tuple[int, Float64, Float64]]],
-) -> list[tuple[int, Float64, Float64]]:
-    """From set to set of each camera: number of the step, in the world, in the scene."""
-    found = []
+@dataclass(frozen=True, eq=False)
+class _Station:
+    """Where one camera was when one set was taken."""
+
+    number: int
+    """Of the set."""
+    row: int
+    """Of the view."""
+    in_world: Float64
+    in_scene: Float64
+
+
+def _steps(tracks: Mapping[str, list[_Station]]) -> list[tuple[_Station, _Station]]:
+    """From set to set, of each camera."""
+    found: list[tuple[_Station, _Station]] = []
     for track in tracks.values():
-        ordered = sorted(track, key=lambda entry: entry[0])
-        for before, after in itertools.pairwise(ordered):
-            found.append((after[0], after[1] - before[1], after[2] - before[2]))
+        found += itertools.pairwise(sorted(track, key=lambda station: station.number))
     return found
+
+
+def _of_reconstruction(
+    scene: UnscaledScene,
+    steps: list[tuple[_Station, _Station]],
+    seen: Float64,
+    weights: Float64,
+) -> float:
+    """Relative sigma of the baselines against the size of the scene, (n, 3) steps in scene."""
+    if scene.pose_covariance is None:
+        return 0.0
+    gradient = np.zeros(len(scene.pose_covariance))
+    for (before, after), step, weight in zip(steps, seen, weights, strict=True):
+        gradient[6 * after.row : 6 * after.row + 3] += weight * step
+        gradient[6 * before.row : 6 * before.row + 3] -= weight * step
+    gradient /= float(weights @ (seen**2).sum(axis=1))
+    variance = float(gradient @ scene.pose_covariance @ gradient)
+    return COVARIANCE_INFLATION * math.sqrt(max(variance, 0.0))
 
 
 def _world_from_scene_rotation(
@@ -106,8 +137,6 @@ def _world_from_scene_rotation(
     world_from_rig: Mapping[int, Rigid3],
     rig_from_camera: Mapping[str, Rigid3],
 ) -> Float64:
-    from vggt_ros.geometry.rigid3 import nearest_rotation
-
     total = np.zeros((3, 3))
     for view in scene.views:
         world, on_rig = world_from_rig.get(view.stamp_ns), rig_from_camera.get(view.camera)
@@ -117,19 +146,26 @@ def _world_from_scene_rotation(
 
 
 def _robust_ratio(moved: Float64, seen: Float64) -> tuple[float, Float64]:
-    """Least squares of moved = ratio * seen with Huber's weights; the ratio and the weights."""
+    """Least squares of seen = moved / ratio with Huber's weights; the ratio and the weights.
+
+    The noise is in what was seen: the odometry of a step is good to a per cent, the centres of a
+    reconstruction to centimetres. The other way round the noise would make the ratio smaller.
+    """
+    lengths = np.linalg.norm(seen, axis=1)
+    if not (lengths > 0).any():
+        return 0.0, np.ones(len(moved))
+    step = lengths > 0.1 * lengths.max()  # standing still says nothing
+    ratio = float(np.median(np.linalg.norm(moved, axis=1)[step] / lengths[step]))
     weights = np.ones(len(moved))
-    ratio = 0.0
     for _ in range(20):
-        normal = float(weights @ (seen**2).sum(axis=1))
-        if normal <= 0:
-            return 0.0, weights
-        ratio = float(weights @ (seen * moved).sum(axis=1)) / normal
         off = np.linalg.norm(moved - ratio * seen, axis=1)
         scale = 1.4826 * float(np.median(off))
-        if scale <= 1e-12:
-            break
-        weights = np.minimum(1.0, _HUBER * scale / np.maximum(off, 1e-12))
+        if scale > 1e-12:
+            weights = np.minimum(1.0, _HUBER * scale / np.maximum(off, 1e-12))
+        together = float(weights @ (seen * moved).sum(axis=1))
+        if together <= 0:
+            return 0.0, weights
+        ratio = float(weights @ (moved**2).sum(axis=1)) / together
     return ratio, weights
 
 
@@ -154,10 +190,10 @@ def _relative_spread(
     without = []
     for number in numbers:
         rest = steps != number
-        normal = float(weights[rest] @ (seen[rest] ** 2).sum(axis=1))
-        if normal <= 0:
+        together = float(weights[rest] @ (seen[rest] * moved[rest]).sum(axis=1))
+        if together <= 0:
             return max(sideways, floor)
-        without.append(float(weights[rest] @ (seen[rest] * moved[rest]).sum(axis=1)) / normal)
+        without.append(float(weights[rest] @ (moved[rest] ** 2).sum(axis=1)) / together)
     count = len(numbers)
     variance = (count - 1) / count * float(((np.array(without) - np.mean(without)) ** 2).sum())
     return max(math.sqrt(variance) / ratio, floor)
