@@ -147,7 +147,7 @@ def test_cameras_that_cannot_be_compared_are_unknown():
 
 
 def scale_within_two_sigma(count):
-    """Over random rigs of 2 to 6 cameras, 0.3 to 1 m, with noise of pixels, lenses, calibration."""
+    """Over random rigs of 2 to 6 cameras, 0.3 to 1 m; noise of pixels, lenses and calibration."""
     inside = 0
     for seed in range(count):
         random = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,15 +107,8 @@ def check_rig(scene: UnscaledScene, rig: Rig, config: CheckRigConfig) -> RigChec
     Raises:
         AlignmentError: fewer than two cameras can be compared, with the reason.
     """
-    given = rig.poses
-    sightings = sightings_of(scene, given)
-    if len({s.camera for s in sightings}) < 2:
-        raise AlignmentError(
-            "check_rig: expected two or more cameras that have a place on the rig and were "
-            f"registered, got {', '.join(sorted({s.camera for s in sightings})) or 'none'}; the "
-            f"rig gives {', '.join(given) or 'none'}; not registered: "
-            f"{', '.join(scene.failed) or 'none'}"
-        )
+    sightings = sightings_of(scene, rig.poses)
+    check_places(rig, {s.camera for s in sightings}, scene.failed)
     fit = fit_rig(sightings, _BOUNDS, scene.pose_covariance, 1.0)
     if fit.no_scale:
         raise AlignmentError(f"check_rig: the cameras cannot be compared: {fit.no_scale}")
@@ -124,6 +117,27 @@ def check_rig(scene: UnscaledScene, rig: Rig, config: CheckRigConfig) -> RigChec
     found = {name: problem.offset(name, healthy - {name}) for name in problem.cameras}
     undecided = len(problem.cameras) == 2
     return _summary(rig, scene, found, config, undecided)
+
+
+def check_places(rig: Rig, cameras: Collection[str], failed: Sequence[str] = ()) -> None:
+    """See that there is something to compare.
+
+    Args:
+        rig: the places given.
+        cameras: that were found, or may be.
+        failed: those that were not.
+
+    Raises:
+        AlignmentError: fewer than two of them have a place.
+    """
+    both = [name for name in rig.poses if name in cameras]
+    if len(both) < 2:
+        raise AlignmentError(
+            "check_rig: expected two or more cameras that have a place on the rig and are "
+            f"registered, got {', '.join(both) or 'none'}; the rig (rig file or TF) gives the "
+            f"places of {', '.join(rig.poses) or 'none'}; not registered: "
+            f"{', '.join(failed) or 'none'}"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from vggt_ros.config import Config
 from vggt_ros.geometry import CameraModel
-from vggt_ros.pipeline.check_rig import RigCheck, check_rig
+from vggt_ros.pipeline.check_rig import RigCheck, check_places, check_rig
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.sfm import SfmBootstrapper
 from vggt_ros.rig import Rig
@@ -34,6 +34,7 @@ def check_rig_of_sets(
         AlignmentError: the images do not register, or fewer than two cameras can be compared.
         CalibrationError: a model does not fit its images.
     """
+    check_places(rig, {name for s in frame_sets for name in s.cameras})
     undistorter = Undistorter()
     sets = []
     for frame_set in frame_sets:

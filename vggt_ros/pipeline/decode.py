@@ -136,7 +136,7 @@ class Undistorter:
     """
 
     def __init__(self) -> None:
-        self._maps: dict[CameraModel, tuple[Any, Any]] = {}
+        self._maps: dict[tuple[CameraModel, bool], tuple[Any, Any]] = {}
 
     def undistort(self, rgb: Image, model: CameraModel) -> tuple[Image, CameraModel]:
         """Image of the size of `model`; what the lens did not see is black.
@@ -148,7 +148,7 @@ class Undistorter:
             return rgb, model.without_distortion()
         import cv2
 
-        first, second = self._map(model)
+        first, second = self._map(model, nearest=False)
         return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), model.without_distortion()
 
     def undistort_depth(self, depth: Float32, model: CameraModel) -> Float32:
@@ -165,7 +165,7 @@ class Undistorter:
 
         height, width = depth.shape
         sized = model.resized(width, height) if model.size != (width, height) else model
-        first, second = self._map(sized)
+        first, second = self._map(sized, nearest=True)
         return np.asarray(
             cv2.remap(
                 depth, first, second, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, float("nan")
@@ -173,19 +173,20 @@ class Undistorter:
             np.float32,
         )
 
-    def _map(self, model: CameraModel) -> tuple[Any, Any]:
+    def _map(self, model: CameraModel, nearest: bool) -> tuple[Any, Any]:
         import cv2
 
-        if model not in self._maps:
+        if (model, nearest) not in self._maps:
             pinhole = model.without_distortion()
             try:
                 pixels = model.project(pinhole.rays()).astype(np.float32)
             except ValueError as error:
                 raise CalibrationError(str(error)) from error
-            self._maps[model] = cv2.convertMaps(
-                pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2
+            # maps for interpolation, used for the nearest pixel, would round down
+            self._maps[model, nearest] = cv2.convertMaps(
+                pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2, nninterpolation=nearest
             )
-        return self._maps[model]
+        return self._maps[model, nearest]
 
 
 def undistorted_frame(frame: Frame, model: CameraModel, undistorter: Undistorter) -> Frame:
