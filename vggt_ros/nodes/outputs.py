@@ -76,12 +76,16 @@ class Outputs:
 
     def scene_found(self, scene: AlignedScene, calibrated: Calibrated, stamp_ns: int) -> None:
         """A bootstrap has succeeded."""
+        if self._withholds(scene.scale.is_metric):
+            return
         self._calibrated = calibrated
         self._scene = (scene, stamp_ns)
         self._thread.put("scene", self._scene)
 
     def set_mapped(self, result: Any, is_metric: bool) -> None:
         """A set has reached the map."""
+        if self._withholds(is_metric):
+            return
         self._dirty = True
         if result.depth_maps:
             self._thread.put("set", (result, is_metric))
@@ -90,6 +94,10 @@ class Outputs:
         """The map was reset: an empty one takes the place of what is latched."""
         self._scene = None
         self._dirty = True
+
+    def _withholds(self, is_metric: bool) -> bool:
+        """With `scale.require_metric` nothing leaves a map that is not, wherever it came from."""
+        return self.config.scale.require_metric and not is_metric
 
     # --- called by a timer -------------------------------------------------------------------
 
