@@ -251,9 +251,7 @@ def test_bootstrap_failure_is_shown_and_counted(start, observer, stub, make_bag,
 
 
 @pytest.mark.slow
-def test_cameras_without_tf_hang_under_a_map_that_is_called_unscaled(
-    start, observer, stub, make_bag, until, tmp_path
-):
+def test_cameras_without_tf_hang_under_map(start, observer, stub, make_bag, until, tmp_path):
     parameters = {**CAMERAS, "calibration_wait_s": 0.5}
     start(stub, parameters).wait_for("activate: done")
     static = observer.listen(TFMessage, "/tf_static", STATIC)
