@@ -91,7 +91,8 @@ def _beside_mapping() -> list[Figure]:
     config = Config(cameras=list(rig.names), bootstrap="rig")
     pipeline = MappingPipeline(config, rig)
     pipeline.prepare()
-    stop, running = threading.Event(), threading.Event()
+    stop, running, idle = threading.Event(), threading.Event(), threading.Event()
+    idle.set()
     costs: list[float] = []
 
     def check_again() -> None:
@@ -99,19 +100,23 @@ def _beside_mapping() -> list[Figure]:
         while not stop.is_set():
             if not running.wait(0.05):
                 continue
+            idle.clear()
             start = time.monotonic()
             check_rig_of_sets([_frame_set(taken, rig, 0)], rig, {}, config)
             costs.append(time.monotonic() - start)
+            idle.set()
 
     thread = threading.Thread(target=check_again, daemon=True)
     thread.start()
     times: dict[bool, list[float]] = {False: [], True: []}
     for k in range(120):
         checking = k // 15 % 2 == 1
-        running.set() if checking else running.clear()
-        if k % 15 == 0:
-            while not checking and len(costs) < (k + 1) // 30:
-                time.sleep(0.05)  # the check in hand ends first
+        if checking:
+            running.set()
+        elif running.is_set():
+            running.clear()
+            time.sleep(0.1)
+            idle.wait()  # the check in hand ends first
         start = time.monotonic()
         pipeline.step(_frame_set(taken, rig, k * 10**8))
         if k >= 15:
