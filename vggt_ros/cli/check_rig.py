@@ -94,7 +94,7 @@ def check_bag(
         CalibrationError: impossible intrinsics or transforms.
         AlignmentError: no sets, they do not register, or cannot be compared.
     """
-    from vggt_ros.cli.replay import BagImages
+    from vggt_ros.cli.replay_images import BagImages
     from vggt_ros.pipeline.check_rig_images import check_rig_of_sets
     from vggt_ros.pipeline.ingest import Ingest
     from vggt_ros.sources.bag import BagReader
@@ -109,7 +109,7 @@ def check_bag(
         ingest = stack.enter_context(
             Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
         )
-        images = BagImages(chosen.topics, ingest, {})
+        images = BagImages(chosen.topics, ingest)
         waiting = []
         for number, frame_set in enumerate(images.frame_sets(bag.messages(list(chosen.topics)))):
             if number < skip:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vggt_ros.config import ScaleConfig
+from vggt_ros.config import Config, ScaleConfig
 from vggt_ros.errors import AlignmentError
-from vggt_ros.types import Float64, ScaleEstimate, ScaleSource
+from vggt_ros.types import AlignedScene, Float64, ScaleEstimate, ScaleSource
 
 _LOG = logging.getLogger(__name__)
 
@@ -138,6 +138,11 @@ def check_metric(scale: ScaleEstimate, config: ScaleConfig) -> None:
             "rig_from_camera of two cameras (rig_file or TF), camera.<name>.depth_topic, odometry "
             "(frame.odom) or scale.metres_per_unit (docs/scale.md)"
         )
+
+
+def withholds(config: Config, scene: AlignedScene | None) -> bool:
+    """Whether nothing of a map may leave: it has no metric unit where one is required."""
+    return config.scale.require_metric and scene is not None and not scene.scale.is_metric
 
 
 def _named(
