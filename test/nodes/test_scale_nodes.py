@@ -126,3 +126,26 @@ def test_periodic_checks_run_only_when_asked_for(period_s, monkeypatch):
     clock.now += 10
     checker.poll()
     assert len(begun) == (2 if period_s else 0)
+
+
+def test_sources_that_contradict_each_other_are_named_in_status_and_diagnostics():
+    from types import SimpleNamespace
+
+    from vggt_ros.config import Config
+    from vggt_ros.nodes.diagnostics import diagnostics
+    from vggt_ros.nodes.status import map_status
+    from vggt_ros.nodes.worker import Health
+    from vggt_ros.types import ScaleEstimate, ScaleSource
+
+    text = "scale: rig (1 +- 0.01 m per unit) and depth_camera (1.2 +- 0.02 m per unit) contradict"
+    sources = (ScaleSource.RIG, ScaleSource.DEPTH_CAMERA)
+    scale = ScaleEstimate(1.1, 0.1, ScaleSource.RIG, sources, text)
+    scene = SimpleNamespace(scale=scale, map_from_camera={}, bootstrapper="sfm", residuals={})
+    health = Health(scene=scene, state="mapping", scale_drift=0.01)
+    status = map_status(MapStatus.STATE_MAPPING, health, [], Config(), 0)
+    assert status.scale_source == "rig+depth_camera"
+    assert status.detail == text
+    assert status.scale_drift == 0.01
+    pipeline = diagnostics("mapper", status, [], health, 0).status[0]
+    assert pipeline.level == DiagnosticStatus.WARN
+    assert pipeline.message.count(text) == 1

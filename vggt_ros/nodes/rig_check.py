@@ -22,7 +22,9 @@ from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError, VggtRosError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.msg import RigResidual
+from vggt_ros.nodes import finding_texts
 from vggt_ros.nodes.conversions import pose_message
+from vggt_ros.nodes.diagnostics import LEVELS
 from vggt_ros.nodes.transforms import Frames
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.rig import Rig
@@ -94,8 +96,6 @@ class RigChecker:
 
     def diagnostic(self) -> DiagnosticStatus | None:
         """Of `/diagnostics`; None before the first check."""
-        from vggt_ros.pipeline.check_rig import Level
-
         check, error = self._last, self._last_error
         if check is None and not error:
             return None
@@ -107,12 +107,7 @@ class RigChecker:
         if error:
             status.level, status.message = DiagnosticStatus.WARN, error
             return status
-        status.level = {
-            Level.OK: DiagnosticStatus.OK,
-            Level.WARN: DiagnosticStatus.WARN,
-            Level.ERROR: DiagnosticStatus.ERROR,
-            Level.UNKNOWN: DiagnosticStatus.WARN,
-        }[check.level]
+        status.level = LEVELS[finding_texts.RIG[check.level.name].level]
         status.message = check.message
         status.values += [
             KeyValue(key=c.name, value=f"{c.level.name}: {c.detail}") for c in check.cameras
