@@ -36,6 +36,7 @@ from vggt_ros.nodes.mapper_services import MapperServices
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
 from vggt_ros.nodes.qos_events import QosReport, advertise
+from vggt_ros.nodes.rig_check import RigChecker
 from vggt_ros.nodes.side_outputs import SideOutputs
 from vggt_ros.nodes.status import map_status
 from vggt_ros.nodes.transforms import Frames, listen
@@ -119,6 +120,9 @@ class Mapper(LifecycleNode):
         self._answers = MapperServices(
             self, lambda: self._worker, lambda: self._inputs is not None
         )
+        self._rig_checker = RigChecker(
+            self, lambda: self._worker, lambda: self._resolved, lambda: self._frames
+        )
         if self._config.autostart:
             self._start_timer = self.create_timer(0.0, self._autostart, clock=self._steady)
 
@@ -168,7 +172,7 @@ class Mapper(LifecycleNode):
     def close(self) -> bool:
         """Stop threads and free everything, whatever the state."""
         self._free()
-        return self._finished
+        return self._finished and not self._rig_checker.busy
 
     def _answer_impossible_transitions(self) -> None:
         """A request such as to activate what is active: rclpy's error would end the process."""
@@ -249,7 +253,12 @@ class Mapper(LifecycleNode):
         )
         self._worker = MappingWorker(
             pipeline,
-            Ingest(config.cameras, {}, config.ingest),
+            Ingest(
+                config.cameras,
+                {},
+                config.ingest,
+                [name for name in config.cameras if config.camera[name].depth_topic],
+            ),
             self._calibration,
             self._outputs.scene_found,
             self._outputs.set_mapped,
@@ -356,6 +365,7 @@ class Mapper(LifecycleNode):
             except Exception as error:  # raised below
                 failures.append(error)
         self._calibration = None
+        self._rig_checker.forget()
         self._forget_destroyed()
         self._state = MapStatus.STATE_UNCONFIGURED
         if failures:
@@ -531,19 +541,22 @@ class Mapper(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         status, health = self._status()
         self._trend.update(health, self._monitors)
-        self._diagnostics_publisher.publish(
-            diagnostics(
-                self.get_fully_qualified_name().lstrip("/"),
-                status,
-                self._monitors,
-                health,
-                self.get_clock().now().nanoseconds,
-                self._resolved.diagnostics,
-                self._trend,
-                self._qos_report.texts,
-                self._error,
-            )
+        message = diagnostics(
+            self.get_fully_qualified_name().lstrip("/"),
+            status,
+            self._monitors,
+            health,
+            self.get_clock().now().nanoseconds,
+            self._resolved.diagnostics,
+            self._trend,
+            self._qos_report.texts,
+            self._error,
         )
+        rig_check = self._rig_checker.diagnostic()
+        if rig_check is not None:
+            message.status.append(rig_check)
+        self._diagnostics_publisher.publish(message)
+        self._rig_checker.poll()
 
     def _make_map_timer(self) -> None:
         if self._map_timer is not None:
