@@ -28,22 +28,21 @@ def figures() -> list[Figure]:
     loops = 0
     for k, frame in enumerate(frames):
         stamp = k * _STEP_NS
-        result = estimator.add(FrameSet(stamp, (Frame("cam", stamp, frame.rgb, frame.model),)))
-        loops += result.loops if result else 0
-    last = estimator.finish()
-    loops += last.loops if last else 0
+        found = estimator.add(FrameSet(stamp, (Frame("cam", stamp, frame.rgb, frame.model),)))
+        loops += sum(window.loops for window in found)
+    loops += sum(window.loops for window in estimator.finish())
     seconds = time.process_time() - begin
     truth = [StampedPose(k * _STEP_NS, f.map_from_camera) for k, f in enumerate(frames)]
-    found = [StampedPose(stamp, pose) for (_, stamp), pose in estimator.poses().items()]
-    errors = evaluate_trajectory(found, truth, "sim3")
+    path = [StampedPose(stamp, pose) for (_, stamp), pose in estimator.poses().items()]
+    errors = evaluate_trajectory(path, truth, "sim3")
     turns = [
         frames[p.stamp_ns // _STEP_NS].map_from_camera.rotation @ p.map_from_body.rotation.T
-        for p in found
+        for p in path
     ]
     common = nearest_rotation(np.sum(turns, axis=0))
     turn_deg = np.degrees(np.median([rotation_angle(common.T @ turn) for turn in turns]))
     return [
-        at_least("frames with a pose", float(len(found)), "", 60),
+        at_least("frames with a pose", float(len(path)), "", 60),
         at_most("ATE RMSE after Sim(3)", 100 * errors.ate_rmse, "cm", 4),
         at_most("rotation, median, after the best common rotation", float(turn_deg), "deg", 2.5),
         Figure(

@@ -51,6 +51,8 @@ class Located:
     number: int
     map_from_window: Sim3
     unscaled: UnscaledScene | None = None
+    afresh: bool = False
+    """The map begins again with this window: the intrinsics were found anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +74,8 @@ class Locator(Protocol):
     dropped: Counter[str]
     """Sets that led to nothing, by reason."""
 
-    def locate(self, frame_set: FrameSet) -> Located | None:
-        """Take one set; None where it only waits for others, or is dropped (counted).
+    def locate(self, frame_set: FrameSet) -> list[Located]:
+        """Take one set; nothing where it only waits for others, or is dropped (counted).
 
         Raises:
             AlignmentError: what it completed could not be registered.
@@ -81,7 +83,7 @@ class Locator(Protocol):
         """
         ...
 
-    def finish(self) -> Located | None:
+    def finish(self) -> list[Located]:
         """Use the sets that still wait; raises as `locate`."""
         ...
 

@@ -120,16 +120,16 @@ class MovingMap:
             "corrections": self.corrections,
         }
 
-    def _run(self, work: Callable[[], Located | None]) -> Moved:
+    def _run(self, work: Callable[[], list[Located]]) -> Moved:
         locator = self._locator
         begins = locator.scene is None
         before = Counter(locator.dropped)
         try:
             with self._stages.timings.measure("bootstrap"):
                 located = work()
-            if located is None:
-                return Moved()
-            moved = self._map(located, begins)
+            moved = Moved()
+            for window in located:
+                moved = _together(moved, self._map(window, begins or window.afresh))
             self._correct()
         except VggtRosError as error:
             if begins:
@@ -143,6 +143,10 @@ class MovingMap:
 
     def _map(self, located: Located, begins: bool) -> Moved:
         stages, rig = self._stages, as_rig(located)
+        if located.afresh:
+            stages.map.clear()
+            stages.aligner.reset()
+            self._kept.clear()
         with stages.timings.measure("prepare depth"):
             stages.depth_estimator.prepare(rig.scene)
         self._seed(located, rig, begins)
@@ -218,6 +222,12 @@ class MovingMap:
             self._kept.fuse_again(self._stages.map, where)
         self.corrections += 1
         _LOG.info("motion: the map was made anew: parts of it moved by up to %.3g", largest)
+
+
+def _together(a: Moved, b: Moved) -> Moved:
+    return Moved(
+        a.began or b.began, a.depth_maps + b.depth_maps, _sum(a.fused, b.fused), a.used + b.used
+    )
 
 
 def _sum(a: FuseStatistics, b: FuseStatistics) -> FuseStatistics:

@@ -19,11 +19,11 @@ from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.motion.keyframes import KeyframeChooser
-from vggt_ros.pipeline.motion.located import Key, Located, view_name
+from vggt_ros.pipeline.motion.located import Key, Located
+from vggt_ros.pipeline.motion.posed_windows import PosedBootstrapper
 from vggt_ros.pipeline.motion.poses import fit_path, mean_pose
-from vggt_ros.pipeline.rig_bootstrap import RigBootstrapper
 from vggt_ros.pipeline.stages import Bootstrapper
-from vggt_ros.rig import Rig, RigCamera
+from vggt_ros.rig import Rig
 from vggt_ros.types import (
     AlignedScene,
     Float64,
@@ -100,7 +100,7 @@ class TfLocator:
         """Windows stay where they were put."""
         return Sim3.identity()
 
-    def locate(self, frame_set: FrameSet) -> Located | None:
+    def locate(self, frame_set: FrameSet) -> list[Located]:
         """Take one set; something where it completed a window, or can be mapped alone.
 
         Raises:
@@ -108,21 +108,21 @@ class TfLocator:
         """
         if frame_set.world_from_rig is None:
             self.dropped[NO_TRANSFORM] += 1
-            return None
+            return []
         if not self._chooser.take(frame_set):
             if self.scene is not None and len(frame_set.frames) > 1:
-                return self._window([self._calibrated(frame_set)], set())
+                return [self._window([self._calibrated(frame_set)], set())]
             self.dropped[TOO_LITTLE_MOTION] += 1
-            return None
+            return []
         self._waiting.append(frame_set)
-        return self._work() if len(self._waiting) >= self._wanted() else None
+        return [self._work()] if len(self._waiting) >= self._wanted() else []
 
-    def finish(self) -> Located | None:
+    def finish(self) -> list[Located]:
         """Use the keyframes that still wait."""
         shared = self._overlap() if self._windows else 0
         if len(self._waiting) <= shared or sum(len(s.frames) for s in self._waiting) < 2:
-            return None
-        return self._work()
+            return []
+        return [self._work()]
 
     def _work(self) -> Located:
         if self.scene is None:
@@ -269,20 +269,8 @@ class TfLocator:
 
     def _triangulate(self, members: Sequence[FrameSet]) -> None:
         """Points between the views of a window, by their given poses."""
-        cameras, frames = [], []
-        for frame_set in members:
-            world_from_rig = frame_set.world_from_rig
-            assert world_from_rig is not None  # for the type checker: `locate` has looked
-            for frame in frame_set.frames:
-                if frame.camera not in self._rig_from_camera:
-                    continue
-                name = view_name(frame.camera, frame_set.stamp_ns)
-                pose = world_from_rig @ self._rig_from_camera[frame.camera]
-                cameras.append(RigCamera(name, model=frame.model, rig_from_camera=pose))
-                frames.append(replace(frame, camera=name))
-        given = replace(self._config.rig, refine=False)
-        finder = RigBootstrapper(
-            Rig(tuple(cameras), self._config.frame.map), given, self._config.sfm
-        )
-        scene = finder.bootstrap([FrameSet(members[-1].stamp_ns, tuple(frames))])
-        self._points, self._colours = scene.points, scene.colours
+        finder = PosedBootstrapper(self._config, lambda: self._rig_from_camera, drifts=False)
+        scene = finder.bootstrap(members)
+        first = members[0].world_from_rig
+        assert first is not None  # for the type checker: `locate` has looked
+        self._points, self._colours = first.apply(scene.points), scene.colours

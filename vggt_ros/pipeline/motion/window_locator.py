@@ -16,13 +16,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, EngineError
+from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3, Sim3
 from vggt_ros.pipeline.align_scene import align_scene
 from vggt_ros.pipeline.motion.graph import ScalePrior
 from vggt_ros.pipeline.motion.located import Located, rig_from_cameras
+from vggt_ros.pipeline.motion.posed_windows import PosedBootstrapper
 from vggt_ros.pipeline.motion.poses import PathFit, fit_path, mean_pose
 from vggt_ros.pipeline.motion.trajectory import TrajectoryEstimator, WindowResult
+from vggt_ros.pipeline.sfm import SfmBootstrapper
 from vggt_ros.pipeline.stages import Bootstrapper
 from vggt_ros.rig import Rig
 from vggt_ros.types import (
@@ -53,13 +55,18 @@ class WindowLocator:
     Args:
         config: all parameters.
         rig: what is known of it.
-        bootstrapper: finds the cameras of a window.
+        bootstrapper: finds the cameras of a window; None: odometry and the rig give them, and
+            are fitted to the images.
         uses_world: sets must say where odometry saw the rig (`FrameSet.world_from_rig`); `map`
             begins as that frame.
     """
 
     def __init__(
-        self, config: Config, rig: Rig | None, bootstrapper: Bootstrapper, uses_world: bool
+        self,
+        config: Config,
+        rig: Rig | None,
+        bootstrapper: Bootstrapper | None,
+        uses_world: bool,
     ) -> None:
         self._config = config
         self._rig = rig
@@ -75,9 +82,20 @@ class WindowLocator:
         self._map_from_graph = Sim3.identity()
         self._rig_from_camera: dict[str, Rigid3] = {}
         self._world_from_rig: dict[int, Rigid3] = {}
+        posed = PosedBootstrapper(self._config, self._known_places, drifts=True)
+        given = PosedBootstrapper(self._config, self._known_places, drifts=False)
         self._estimator = TrajectoryEstimator(
-            self._bootstrapper, self._config.trajectory, self._scale_of
+            self._bootstrapper or posed,
+            self._config.trajectory,
+            self._scale_of,
+            self._bootstrapper or SfmBootstrapper(self._config.sfm),
+            given if self._uses_world else None,
         )
+
+    def _known_places(self) -> dict[str, Rigid3]:
+        """`rig_from_camera`, as found or as given."""
+        given = self._rig.poses if self._rig is not None else {}
+        return self._rig_from_camera or given
 
     def reset(self) -> None:
         """Forget the path."""
@@ -87,7 +105,7 @@ class WindowLocator:
         """Take what is known of the rig; the path goes on as it is."""
         self._rig = rig
 
-    def locate(self, frame_set: FrameSet) -> Located | None:
+    def locate(self, frame_set: FrameSet) -> list[Located]:
         """Take one set; something where it completed a window.
 
         Raises:
@@ -97,11 +115,11 @@ class WindowLocator:
         if self._uses_world:
             if frame_set.world_from_rig is None:
                 self.dropped[NO_TRANSFORM] += 1
-                return None
+                return []
             self._world_from_rig[frame_set.stamp_ns] = frame_set.world_from_rig
         return self._taken(lambda: self._estimator.add(frame_set))
 
-    def finish(self) -> Located | None:
+    def finish(self) -> list[Located]:
         """Use the keyframes that wait for a window to fill."""
         return self._taken(self._estimator.finish)
 
@@ -138,22 +156,21 @@ class WindowLocator:
         """Where a window lies now."""
         return self._map_from_graph @ self._estimator.graph.map_from_scene[number]
 
-    def _taken(self, work: Callable[[], WindowResult | None]) -> Located | None:
-        before = dict(self._estimator.dropped)
+    def _taken(self, work: Callable[[], list[WindowResult]]) -> list[Located]:
+        before = Counter(self._estimator.dropped)
         try:
-            result = work()
+            results = work()
         finally:
-            self.dropped.update(self._estimator.dropped - Counter(before))
-        if result is None:
-            return None
-        if self.scene is None:
-            try:
-                self._place_first(result.scene)
-            except (AlignmentError, EngineError):
-                self._begin()
-                raise
-        self.loops += result.loops
-        return self._located(result)
+            self.dropped.update(self._estimator.dropped - before)
+        for result in results:
+            if self.scene is None or result.afresh:
+                try:
+                    self._place_first(result.scene)
+                except AlignmentError:
+                    self._begin()
+                    raise
+            self.loops = result.loops + (0 if result.afresh else self.loops)
+        return [self._located(result) for result in results]
 
     def _located(self, result: WindowResult) -> Located:
         scene, map_from_window = result.scene, self.map_from_window(result.number)
@@ -171,24 +188,26 @@ class WindowLocator:
             result.number,
             map_from_window,
             scene,
+            result.afresh,
         )
 
     def _place_first(self, unscaled: UnscaledScene) -> None:
         """Put the first window into the map, and learn the rig from it."""
         metre = self._metres.get(0)
+        graph = self._estimator.graph
         config = self._config.scale
-        if metre is not None and metre.source is ScaleSource.ODOMETRY:
+        if metre is not None:
+            value = graph.map_from_scene[0].scale
+            sigma = value * metre.prior.sigma
             config = replace(
                 config,
                 source="parameter",
-                metres_per_unit=metre.prior.metres_per_unit,
-                metres_per_unit_sigma=metre.prior.sigma * metre.prior.metres_per_unit,
+                metres_per_unit=value,
+                metres_per_unit_sigma=sigma,
             )
         scene = align_scene(unscaled, self._rig, config)
         if metre is not None:
-            value = metre.prior.metres_per_unit
-            scale = ScaleEstimate(value, value * metre.prior.sigma, metre.source)
-            scene = replace(scene, scale=scale)
+            scene = replace(scene, scale=ScaleEstimate(value, sigma, metre.source))
         if self._config.scale.require_metric and not scene.scale.is_metric:
             raise AlignmentError(
                 "scale: scale.require_metric is set, but nothing gives the scale; give "
@@ -197,9 +216,8 @@ class WindowLocator:
             )
         map_from_scene = scene.map_from_scene
         if self._uses_world:
-            map_from_scene = self._world_fit(unscaled).world_from_scene
+            map_from_scene = self._world_fit(unscaled).with_scale(scene.scale.value)
             scene = _moved(scene, map_from_scene)
-        graph = self._estimator.graph
         self._map_from_graph = map_from_scene @ graph.map_from_scene[0].inverse()
         self._rig_from_camera = self._places_on_rig(unscaled, map_from_scene)
         newest = max(view.stamp_ns for view in unscaled.views)
@@ -245,6 +263,9 @@ class WindowLocator:
     def _metre(self, scene: UnscaledScene) -> _Metre | None:
         found = []
         source = self._config.scale.source
+        if scene.bootstrapper == PosedBootstrapper.name:
+            # The fit to the images has kept neither the rig nor the odometry as it was.
+            scene = replace(scene, bootstrapper="")
         rig = self._rig
         if rig is not None and len(rig.poses) > 1 and source in ("auto", "rig"):
             scale = align_scene(scene, rig, replace(self._config.scale, source="auto")).scale
@@ -263,8 +284,7 @@ class WindowLocator:
 
     def _world_fit(self, scene: UnscaledScene) -> PathFit:
         """Where a window lies in the frame of the odometry."""
-        known = self._rig_from_camera or (self._rig.poses if self._rig is not None else {})
-        known = known or {scene.views[0].camera: Rigid3.identity()}
+        known = self._known_places() or {scene.views[0].camera: Rigid3.identity()}
         found: list[Rigid3] = []
         given: list[Rigid3] = []
         for view in scene.views:
