@@ -410,8 +410,9 @@ class TrajectoryConfig:
     )
     max_loops: int = parameter(2, "loops that are tried after one window", low=0, high=100)
     calibration_views: int = parameter(
-        24,
-        "unknown intrinsics are found from a first window of so many images, then held",
+        16,
+        "unknown intrinsics are found from so many images, spread over the keyframes; again when "
+        "those are twice as many",
         low=2,
         high=200,
     )
