@@ -109,6 +109,19 @@ class Locator(Protocol):
         """What turns places that others say into the map's; None where nobody says any."""
         ...
 
+    def map_from_rig_by_others(self, frame_set: FrameSet) -> Rigid3 | None:
+        """Where others say the rig was at a set, corrected; None where nobody says it."""
+        ...
+
+    def undistorted(self, frame_set: FrameSet) -> FrameSet:
+        """A set with models, as the windows are; cameras that have none are left out."""
+        ...
+
+    @property
+    def rig_from_camera(self) -> dict[str, Rigid3]:
+        """As given or found."""
+        ...
+
     @property
     def keyframes(self) -> int:
         """Sets with a place."""

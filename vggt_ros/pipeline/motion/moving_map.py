@@ -18,6 +18,7 @@ from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_dept
 from vggt_ros.pipeline.motion.kept_depth import KeptDepth
 from vggt_ros.pipeline.motion.located import Located, Locator, PseudoRig, as_rig
 from vggt_ros.pipeline.motion.poses import path_length
+from vggt_ros.pipeline.motion.tracking import Tracker
 from vggt_ros.pipeline.stages import DepthEstimator
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.rig import Rig
@@ -62,6 +63,7 @@ class MovingMap:
         self._stages = stages
         self._locator = locator
         self._kept = KeptDepth(stages.config.map.budget_mb)
+        self._tracker = Tracker()
         self._dropped: Counter[str] = Counter()
         self.corrections = 0
         """How often the map was made anew because the path had changed."""
@@ -76,16 +78,25 @@ class MovingMap:
         """The rig as the first window found it."""
         return self._locator.scene
 
-    @property
-    def map_from_rig(self) -> Rigid3 | None:
-        """Where the rig was at the newest keyframe."""
-        path = self._locator.path
-        return path[-1][1] if path else None
+    def map_from_rig(self, frame_set: FrameSet) -> Rigid3 | None:
+        """Where the rig was at a set: as a keyframe, by others, or by what it sees of the map."""
+        locator = self._locator
+        if locator.scene is None:
+            return None
+        path = locator.path
+        if path and path[-1][0] == frame_set.stamp_ns:
+            return path[-1][1]
+        by_others = locator.map_from_rig_by_others(frame_set)
+        if by_others is not None or self._stages.config.motion != "estimate":
+            return by_others
+        with self._stages.timings.measure("track"):
+            return self._tracker.locate(locator.undistorted(frame_set), locator.rig_from_camera)
 
     def reset(self) -> None:
         """Forget the path."""
         self._locator.reset()
         self._kept.clear()
+        self._tracker.clear()
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig."""
@@ -147,6 +158,7 @@ class MovingMap:
             stages.map.clear()
             stages.aligner.reset()
             self._kept.clear()
+            self._tracker.clear()
         with stages.timings.measure("prepare depth"):
             stages.depth_estimator.prepare(rig.scene)
         self._seed(located, rig, begins)
@@ -206,9 +218,12 @@ class MovingMap:
     def _fuse(
         self, depth_maps: Sequence[DepthMap], located: Located, begins: bool
     ) -> FuseStatistics:
-        statistics = self._stages.map.fuse(depth_maps, begins)
+        stages = self._stages
+        statistics = stages.map.fuse(depth_maps, begins)
         for depth_map in depth_maps:
             self._kept.add(depth_map, located.number, located.map_from_window, begins)
+            if stages.config.motion == "estimate":
+                self._tracker.learn(depth_map)
         return statistics
 
     def _correct(self) -> None:
@@ -220,6 +235,9 @@ class MovingMap:
             return
         with self._stages.timings.measure("correct"):
             self._kept.fuse_again(self._stages.map, where)
+            self._tracker.clear()
+            for depth_map in self._kept.newest(Tracker.KEPT, where):
+                self._tracker.learn(depth_map)
         self.corrections += 1
         _LOG.info("motion: the map was made anew: parts of it moved by up to %.3g", largest)
 

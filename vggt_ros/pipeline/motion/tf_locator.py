@@ -96,6 +96,19 @@ class TfLocator:
         """The given path is that of the map."""
         return Rigid3.identity()
 
+    @property
+    def rig_from_camera(self) -> dict[str, Rigid3]:
+        """As given or found."""
+        return self._rig_from_camera
+
+    def map_from_rig_by_others(self, frame_set: FrameSet) -> Rigid3 | None:
+        """Where the rig was at a set."""
+        return frame_set.world_from_rig
+
+    def undistorted(self, frame_set: FrameSet) -> FrameSet:
+        """A set with models; cameras that have none are left out."""
+        return self._calibrated(frame_set)
+
     def map_from_window(self, number: int) -> Sim3:
         """Windows stay where they were put."""
         return Sim3.identity()

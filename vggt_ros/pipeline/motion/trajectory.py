@@ -111,6 +111,10 @@ class TrajectoryEstimator:
         """`map_from_camera` of every view of a keyframe, by camera and stamp of its set."""
         return self.graph.poses()
 
+    def undistorted(self, frame_set: FrameSet) -> FrameSet:
+        """A set with models, as the windows are; cameras that have none are left out."""
+        return self._intrinsics.undistorted(frame_set)
+
     def _size(self) -> int:
         """Sets in a window."""
         cameras = max(len(self.keyframes[-1].frames), 1)

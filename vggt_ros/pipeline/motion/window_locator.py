@@ -152,6 +152,22 @@ class WindowLocator:
         stamp, map_from_rig = path[-1]
         return map_from_rig @ self._world_from_rig[stamp].inverse()
 
+    @property
+    def rig_from_camera(self) -> dict[str, Rigid3]:
+        """As given or found."""
+        return self._rig_from_camera
+
+    def map_from_rig_by_others(self, frame_set: FrameSet) -> Rigid3 | None:
+        """Where the odometry says the rig was, corrected."""
+        map_from_world = self.map_from_world
+        if map_from_world is None or frame_set.world_from_rig is None:
+            return None
+        return map_from_world @ frame_set.world_from_rig
+
+    def undistorted(self, frame_set: FrameSet) -> FrameSet:
+        """A set with models; cameras that have none are left out."""
+        return self._estimator.undistorted(frame_set)
+
     def map_from_window(self, number: int) -> Sim3:
         """Where a window lies now."""
         return self._map_from_graph @ self._estimator.graph.map_from_scene[number]
