@@ -14,7 +14,18 @@ from typing import NoReturn
 from vggt_ros import __version__
 from vggt_ros.errors import VggtRosError
 
-_COMMANDS = ("demo", "bag", "convert", "check", "replay", "export", "evaluate", "engine", "doctor")
+_COMMANDS = (
+    "demo",
+    "bag",
+    "convert",
+    "check",
+    "replay",
+    "export",
+    "evaluate",
+    "engine",
+    "doctor",
+    "check_rig",
+)
 
 _EXAMPLES = """\
 examples:

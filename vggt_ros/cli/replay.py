@@ -170,17 +170,22 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         stack.callback(pipeline.close)
         pipeline.open_engines()  # before the bag is read: it is what may fail
         ingest = stack.enter_context(
-            Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
+            Ingest(
+                rig.names,
+                {n: rig.models.get(n) for n in rig.names},
+                config.ingest,
+                tuple(chosen.depth_topics.values()),
+            )
         )
         for topic, name in chosen.topics.items():
             if not bag.topics[topic].count:
                 ingest.leave_out(name)
-        images = _Images(chosen.topics, ingest)
+        images = BagImages(chosen.topics, ingest, chosen.depth_topics)
         outcome = Outcome(pipeline, config, {}, notes=list(chosen.notes))
         failure: AlignmentError | None = None
         bar = tqdm(
-            bag.messages(list(chosen.topics)),
-            total=sum(bag.topics[t].count for t in chosen.topics),
+            bag.messages([*chosen.topics, *chosen.depth_topics]),
+            total=sum(bag.topics[t].count for t in (*chosen.topics, *chosen.depth_topics)),
             desc="replay",
             unit="image",
             disable=None if progress else True,
@@ -232,11 +237,14 @@ def _why_nothing(path: Path, outcome: Outcome) -> str:
     )
 
 
-class _Images:
+class BagImages:
     """The images of a bag on their way into ingest; faulty ones are counted."""
 
-    def __init__(self, topics: dict[str, str], ingest: Ingest) -> None:
-        self._topics = topics
+    def __init__(
+        self, topics: dict[str, str], ingest: Ingest, depth_topics: dict[str, str]
+    ) -> None:
+        self._topics = {**topics, **depth_topics}
+        self._depth_topics = frozenset(depth_topics)
         self._ingest = ingest
         self._unreadable: Counter[str] = Counter()
         self._first_errors: dict[str, str] = {}
@@ -253,7 +261,10 @@ class _Images:
                 self._unreadable[camera] += 1
                 self._first_errors.setdefault(camera, str(error))
                 continue
-            self._ingest.put(image)
+            if topic in self._depth_topics:
+                self._ingest.put_depth(image)
+            else:
+                self._ingest.put(image)
             yield from _ready(self._ingest)
         self._ingest.finish()
         yield from _ready(self._ingest)

@@ -30,6 +30,7 @@ from vggt_ros.nodes.inputs import CameraInputs, image_topic
 from vggt_ros.nodes.mapper_services import MapperServices
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
+from vggt_ros.nodes.rig_check import RigChecker
 from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
 from vggt_ros.nodes.transforms import Frames, listen
 from vggt_ros.nodes.worker import Health, MappingWorker
@@ -104,6 +105,9 @@ class Mapper(LifecycleNode):
         self._answers = MapperServices(
             self, lambda: self._worker, lambda: self._inputs is not None
         )
+        self._rig_checker = RigChecker(
+            self, lambda: self._worker, lambda: self._resolved, lambda: self._frames
+        )
         if self._config.autostart:
             self._start_timer = self.create_timer(0.0, self._autostart, clock=self._steady)
 
@@ -143,7 +147,7 @@ class Mapper(LifecycleNode):
     def close(self) -> bool:
         """Stop threads and free everything, whatever the state."""
         self._free()
-        return self._finished
+        return self._finished and not self._rig_checker.busy
 
     def _transition(
         self, name: str, action: Callable[[], None], undo: Callable[[], None] | None = None
@@ -178,7 +182,12 @@ class Mapper(LifecycleNode):
         )
         self._worker = MappingWorker(
             pipeline,
-            Ingest(config.cameras, {}, config.ingest),
+            Ingest(
+                config.cameras,
+                {},
+                config.ingest,
+                [name for name in config.cameras if config.camera[name].depth_topic],
+            ),
             self._calibration,
             self._outputs.scene_found,
             self._outputs.set_mapped,
@@ -265,6 +274,7 @@ class Mapper(LifecycleNode):
             self._frames.close()
             self._frames = None
         self._calibration = None
+        self._rig_checker.forget()
         self._state = MapStatus.STATE_UNCONFIGURED
 
     def _save_calibration(self, pipeline: Any) -> None:
@@ -379,9 +389,12 @@ class Mapper(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         status, health = self._status()
         now_ns = self.get_clock().now().nanoseconds
-        self._diagnostics_publisher.publish(
-            diagnostics(self.get_name(), status, self._monitors, health, now_ns)
-        )
+        message = diagnostics(self.get_name(), status, self._monitors, health, now_ns)
+        rig_check = self._rig_checker.diagnostic()
+        if rig_check is not None:
+            message.status.append(rig_check)
+        self._diagnostics_publisher.publish(message)
+        self._rig_checker.poll()
 
     def _make_map_timer(self) -> None:
         if self._map_timer is not None:

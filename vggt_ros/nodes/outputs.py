@@ -19,6 +19,7 @@ from vggt_ros.nodes.clouds import set_cloud
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.transforms import Frames, StaticBroadcaster
 from vggt_ros.nodes.worker import LatestPublisher, MappingWorker
+from vggt_ros.pipeline.report import map_frame
 from vggt_ros.types import AlignedScene, DepthMap, PointCloud
 
 logger = logging.getLogger(__name__)
@@ -113,13 +114,11 @@ class Outputs:
 
     def _publish_map(self, value: tuple[PointCloud, int]) -> None:
         cloud, stamp_ns = value
-        self._map_publisher.publish(
-            conversions.cloud_message(cloud, stamp_ns, self.config.frame.map)
-        )
+        self._map_publisher.publish(conversions.cloud_message(cloud, stamp_ns, cloud.frame))
 
     def _publish_set(self, value: tuple[Any, bool]) -> None:
         result, is_metric = value
-        frame = self.config.frame.map
+        frame = self._map_frame
         publish = self.config.publish
         if publish.points and self._points_publisher.get_subscription_count():
             cloud = set_cloud(result.depth_maps, frame, is_metric)
@@ -145,7 +144,7 @@ class Outputs:
     def _publish_scene(self, value: tuple[AlignedScene, int]) -> None:
         scene, stamp_ns = value
         self._transforms.send(self._scene_transforms(scene, stamp_ns))
-        self._cameras_publisher.publish(camera_markers(scene, stamp_ns, self.config.frame.map))
+        self._cameras_publisher.publish(camera_markers(scene, stamp_ns, self._map_frame))
 
     def _scene_transforms(self, scene: AlignedScene, stamp_ns: int) -> list[TransformStamped]:
         """`map` to the top of each tree that carries cameras: one parent per frame.
@@ -154,7 +153,7 @@ class Outputs:
         their root, for the cameras have a parent already. Where somebody else publishes a
         transform from `map`, nothing is sent.
         """
-        map_frame = self.config.frame.map
+        map_frame = self._map_frame
         found: dict[str, Rigid3] = {}
         assert self._calibrated is not None  # scene_found has set it
         rig_frame = self._calibrated.rig.rig_frame
@@ -178,6 +177,11 @@ class Outputs:
                 conversions.transform_message(map_from_frame, map_frame, frame, stamp_ns)
             )
         return transforms
+
+    @property
+    def _map_frame(self) -> str:
+        """`frame.map`, with "_unscaled" where lengths are not metres."""
+        return map_frame(self.config.frame.map, self._scene[0] if self._scene else None)
 
     def _add_top(
         self,

@@ -14,6 +14,7 @@ from vggt_ros.config import Config
 from vggt_ros.msg import CameraStatus, DropCount, MapStatus
 from vggt_ros.nodes.conversions import pose_message, time_message
 from vggt_ros.nodes.worker import Health
+from vggt_ros.pipeline.report import map_frame
 from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.types import ScaleSource
 
@@ -100,15 +101,17 @@ def map_status(
     now_ns: int,
 ) -> MapStatus:
     """The message of `~/status`."""
-    message = MapStatus(state=state, detail=health.detail)
-    message.header.stamp = time_message(health.stamp_ns or now_ns)
-    message.header.frame_id = config.frame.map
     scene = health.scene
+    contradiction = scene.scale.contradiction if scene is not None else ""
+    message = MapStatus(state=state, detail=health.detail or contradiction)
+    message.header.stamp = time_message(health.stamp_ns or now_ns)
+    message.header.frame_id = map_frame(config.frame.map, scene)
     if scene is not None:
         message.is_metric = scene.scale.is_metric
         message.scale_value = float(scene.scale.value)
         message.scale_sigma = float(scene.scale.sigma)
-        message.scale_source = scene.scale.source.value
+        message.scale_source = scene.scale.source_name
+    message.scale_drift = float(health.scale_drift)
     message.bootstrapper = health.bootstrapper or config.bootstrap
     message.depth_estimator = health.depth_estimator or config.depth
     _name_engines(message, health)
@@ -204,11 +207,15 @@ def diagnostics(
     level = _LEVELS.get(status.state, DiagnosticStatus.OK)
     if status.state == MapStatus.STATE_MAPPING and status.scale_source == ScaleSource.NONE.value:
         word, level = "mapping without scale: lengths are not metres", DiagnosticStatus.WARN
+    contradiction = health.scene.scale.contradiction if health.scene is not None else ""
+    if contradiction and level == DiagnosticStatus.OK:
+        word, level = f"{word}; {contradiction}", DiagnosticStatus.WARN
     text = f"{word}: {status.detail}" if status.detail else word
     values = {
         "state": _STATE_WORDS[status.state],
         "scale source": status.scale_source,
         "scale": f"{status.scale_value:.6g} +- {status.scale_sigma:.2g}",
+        "scale drift": f"{status.scale_drift:+.4f}",
         "map points": str(status.map_points),
         "map memory [MB]": f"{status.memory_bytes / 1e6:.1f}",
         "sets received": str(status.sets_received),

@@ -20,6 +20,7 @@ from tf2_msgs.msg import TFMessage
 from vggt_ros.errors import CalibrationError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.sources.messages import transforms_from_message
+from vggt_ros.types import unscaled_frame
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class FrameTree:
         """The highest ancestor of a frame that is not `below` nor above it."""
         top = frame.lstrip("/")
         for ancestor, _ in self._chain(top):
-            if ancestor == below:
+            if ancestor in (below, unscaled_frame(below)):
                 break
             top = ancestor
         return top
@@ -99,7 +100,10 @@ class Frames(Protocol):
         ...
 
     def top(self, frame: str, below: str) -> str:
-        """The highest ancestor of a frame that is not `below` nor above it."""
+        """The highest ancestor of a frame that is not `below` nor above it.
+
+        `below` is the map, also where it is called unscaled.
+        """
         ...
 
     def parent(self, frame: str) -> str | None:
@@ -195,7 +199,8 @@ class Tf2Frames:
         """See `Frames`."""
         top, seen = frame.lstrip("/"), set()
         parents = self._parents()
-        while top not in seen and parents.get(top, below) != below:
+        ends = (below, unscaled_frame(below))
+        while top not in seen and parents.get(top, below) not in ends:
             seen.add(top)
             top = parents[top]
         return top

@@ -8,6 +8,7 @@ latest only, from which a second thread publishes.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -27,7 +28,8 @@ from vggt_ros.errors import (
 from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
+from vggt_ros.rig import Rig
+from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Health:
     camera_errors: Mapping[str, str] = field(default_factory=dict)
     alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
     timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    scale_drift: float = math.nan
 
 
 class MappingWorker:
@@ -104,7 +107,19 @@ class MappingWorker:
         self._detail = ""
         self._stamp_ns = 0
         self._warned: dict[str, float] = {}
+        check_rig = getattr(pipeline.config, "check_rig", None)
+        self._latest: deque[FrameSet] = deque(maxlen=check_rig.sets if check_rig else 1)
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
+
+    @property
+    def latest_sets(self) -> list[FrameSet]:
+        """The newest sets, the oldest first, as many as `check_rig.sets`."""
+        return list(self._latest)
+
+    @property
+    def rig(self) -> Rig | None:
+        """What the pipeline knows of the rig; None while it is waited for."""
+        return self._calibrated.rig if self._calibrated is not None else None
 
     def start(self) -> None:
         """Start the thread."""
@@ -133,6 +148,15 @@ class MappingWorker:
             self._dropped["paused"] += 1
             return
         self._ingest.put(image)
+        with self._wake:
+            self._arrived = True
+            self._wake.notify()
+
+    def offer_depth(self, image: StampedImage) -> None:
+        """Queue the depth image of a camera; never waits."""
+        if self._stopping or self._paused:
+            return
+        self._ingest.put_depth(image)
         with self._wake:
             self._arrived = True
             self._wake.notify()
@@ -253,6 +277,7 @@ class MappingWorker:
             frame_set = self._ingest.decode_set(chosen)
         if frame_set is None:
             return
+        self._latest.append(frame_set)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -298,6 +323,7 @@ class MappingWorker:
     def _reset(self) -> None:
         self.pipeline.reset()
         self._told = None
+        self._latest.clear()
         self._alignments.clear()
         self._detail = ""
         self._on_cleared()
@@ -333,6 +359,7 @@ class MappingWorker:
             camera_errors=self._calibration.errors,
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
+            scale_drift=getattr(pipeline, "scale_drift", math.nan),
         )
 
     def _warn(self, reason: str, text: str) -> None:

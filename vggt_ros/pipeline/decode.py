@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.errors import CalibrationError, SourceError
 from vggt_ros.geometry import CameraModel
-from vggt_ros.types import Frame, Image, StampedImage
+from vggt_ros.types import Float32, Frame, Image, StampedImage
 
 _YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "yuy2")
 _FILE_ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND"}
@@ -148,8 +148,36 @@ class Undistorter:
             return rgb, model.without_distortion()
         import cv2
 
-        pinhole = model.without_distortion()
+        first, second = self._map(model)
+        return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), model.without_distortion()
+
+    def undistort_depth(self, depth: Float32, model: CameraModel) -> Float32:
+        """Depth (H, W), of any size, as `undistort` turns the image; NaN outside the lens.
+
+        Depth is never averaged: each pixel is that of the nearest.
+
+        Raises:
+            CalibrationError: a distortion that cannot be evaluated.
+        """
+        if not model.is_distorted:
+            return depth
+        import cv2
+
+        height, width = depth.shape
+        sized = model.resized(width, height) if model.size != (width, height) else model
+        first, second = self._map(sized)
+        return np.asarray(
+            cv2.remap(
+                depth, first, second, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, float("nan")
+            ),
+            np.float32,
+        )
+
+    def _map(self, model: CameraModel) -> tuple[Any, Any]:
+        import cv2
+
         if model not in self._maps:
+            pinhole = model.without_distortion()
             try:
                 pixels = model.project(pinhole.rays()).astype(np.float32)
             except ValueError as error:
@@ -157,8 +185,7 @@ class Undistorter:
             self._maps[model] = cv2.convertMaps(
                 pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2
             )
-        first, second = self._maps[model]
-        return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), pinhole
+        return self._maps[model]
 
 
 def undistorted_frame(frame: Frame, model: CameraModel, undistorter: Undistorter) -> Frame:
@@ -166,4 +193,7 @@ def undistorted_frame(frame: Frame, model: CameraModel, undistorter: Undistorter
     height, width = frame.rgb.shape[:2]
     fitted = fit_model(model, (width, height), frame.camera)
     rgb, pinhole = undistorter.undistort(frame.rgb, fitted)
-    return dataclasses.replace(frame, rgb=rgb, model=pinhole)
+    depth = frame.depth_m
+    if depth is not None:
+        depth = undistorter.undistort_depth(depth, fitted)
+    return dataclasses.replace(frame, rgb=rgb, model=pinhole, depth_m=depth)

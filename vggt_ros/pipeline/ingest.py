@@ -26,7 +26,8 @@ from vggt_ros.pipeline.decode import (
     resize_rgb,
     undistorted_frame,
 )
-from vggt_ros.types import Frame, FrameSet, StampedImage
+from vggt_ros.pipeline.depth_images import DepthImages
+from vggt_ros.types import Float32, Frame, FrameSet, StampedImage
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class Ingest:
         cameras: names in the fixed order of views.
         models: intrinsics by camera; None or absent: not calibrated.
         config: limits.
+        depth_cameras: those whose depth images come by `put_depth`; a set waits a little for
+            them, and goes on without.
 
     Raises:
         ConfigError: no, too many or repeated cameras, or `min_cameras` above their number.
@@ -89,6 +92,7 @@ class Ingest:
         cameras: Sequence[str],
         models: Mapping[str, CameraModel | None],
         config: IngestConfig,
+        depth_cameras: Sequence[str] = (),
     ):
         if not 1 <= len(cameras) <= MAX_CAMERAS or len(set(cameras)) != len(cameras):
             raise ConfigError(
@@ -108,6 +112,7 @@ class Ingest:
         self.clock_resets = 0
         self._config = config
         self._skew_ns = int(config.max_skew_ms * 1e6)
+        self.depth = DepthImages(depth_cameras, config.queue_size, self._skew_ns)
         self._models = {name: models.get(name) for name in cameras}
         self._queues: dict[str, deque[StampedImage]] = {name: deque() for name in cameras}
         self._last: dict[str, int] = {}
@@ -121,6 +126,7 @@ class Ingest:
         self._silent: set[str] = set()
         self._faulty: set[str] = set()
         self._taken_until: int | None = None
+        self._finished = False
         self._sizes: dict[str, tuple[int, int]] = {}
         self._warned: set[tuple[str, str]] = set()
         self._undistorter = Undistorter()
@@ -199,6 +205,14 @@ class Ingest:
         with self._lock:
             self._put(image)
 
+    def put_depth(self, image: StampedImage) -> None:
+        """Keep a depth image for the colour image of the same camera and time.
+
+        Raises:
+            SourceError: of a camera that is not in `depth_cameras`.
+        """
+        self.depth.put(image)
+
     def take(self) -> ImageSet | None:
         """The oldest set that is ready, None if there is none yet."""
         with self._lock:
@@ -207,6 +221,7 @@ class Ingest:
     def finish(self) -> None:
         """Nothing more will come: do not wait for cameras with empty queues any longer."""
         with self._lock:
+            self._finished = True
             if self._needed() < len(self.cameras):
                 self._absent = {name for name in self.cameras if not self._queues[name]}
 
@@ -311,6 +326,7 @@ class Ingest:
         for missed in self._missed.values():
             missed.clear()
         self._taken_until = None
+        self.depth.clear()
 
     def _take(self) -> ImageSet | None:
         while True:
@@ -326,12 +342,20 @@ class Ingest:
             if len(members) == len(self.cameras) or (
                 len(members) >= needed and (not waiting or is_full)
             ):
+                if not (is_full or self._finished) and self._awaits_depth(members):
+                    return None
                 return self._pop(members)
             if len(members) + len(waiting) >= needed:
                 return None
             oldest = min(members, key=lambda n: self._queues[n][0].stamp_ns)
             self._queues[oldest].popleft()
             self._drop(oldest, "unmatched")
+
+    def _awaits_depth(self, members: list[str]) -> bool:
+        return any(
+            self.depth.is_awaited(name, queue[0].stamp_ns, queue[-1].stamp_ns)
+            for name, queue in ((name, self._queues[name]) for name in members)
+        )
 
     def _pop(self, members: list[str]) -> ImageSet:
         self._advance(members)
@@ -420,8 +444,9 @@ class Ingest:
         size = reduced_size(width, height, self._config.max_width)
         model = self._models[name]
         try:
+            depth = self._depth(image)
             if model is None:
-                return Frame(name, image.stamp_ns, resize_rgb(rgb, size))
+                return Frame(name, image.stamp_ns, resize_rgb(rgb, size), depth_m=depth)
             if model.size != (width, height):
                 fitted = fit_model(model, (width, height), name)
                 self._warn_once(
@@ -431,12 +456,22 @@ class Ingest:
                     f"the images' {width}x{height}",
                 )
                 model = fitted
-            rgb, pinhole = self._undistorter.undistort(
-                resize_rgb(rgb, size), model.resized(*size) if model.size != size else model
-            )
+            reduced = model.resized(*size) if model.size != size else model
+            rgb, pinhole = self._undistorter.undistort(resize_rgb(rgb, size), reduced)
+            if depth is not None:
+                depth = self._undistorter.undistort_depth(depth, reduced)
         except CalibrationError as error:
             return "calibration", str(error)
-        return Frame(name, image.stamp_ns, rgb, pinhole)
+        return Frame(name, image.stamp_ns, rgb, pinhole, depth)
+
+    def _depth(self, image: StampedImage) -> Float32 | None:
+        """The depth image of a colour image; a faulty one is counted and left out."""
+        try:
+            return self.depth.nearest(image.camera, image.stamp_ns)
+        except SourceError as error:
+            self.depth.counts["depth"] += 1
+            self._warn_once(image.camera, "depth", str(error))
+            return None
 
     # ------------------------------------------------------------------ bookkeeping
 

@@ -278,7 +278,7 @@ def test_a_rig_of_several_cameras_is_mapped_while_it_stands():
 def test_odometry_gives_the_metre_and_is_corrected(similarity):
     """Odometry that counts lengths right but turns: the images know better."""
     config = replace(CONFIG, motion="tf", frame=replace(CONFIG.frame, odom="odom"))
-    config = replace(config, trajectory=replace(config.trajectory, odometry_sigma=1e-3))
+    config = replace(config, scale=ScaleConfig(odometry_sigma=1e-3))
     pipeline = pipeline_of(config, exact(similarity), rig())
     odometry = [truth(0)]
     for k in range(1, 10):

@@ -26,7 +26,9 @@ class _Compressed:
         for frame, data in zip(self.frame_set.frames, self.jpegs, strict=True):
             bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
             assert bgr is not None  # for the type checker: we have written it
-            frames.append(replace(frame, rgb=np.ascontiguousarray(bgr[..., ::-1])))
+            depth = frame.depth_m.astype(np.float32) if frame.depth_m is not None else None
+            rgb = np.ascontiguousarray(bgr[..., ::-1], np.uint8)
+            frames.append(replace(frame, rgb=rgb, depth_m=depth))
         return replace(self.frame_set, frames=tuple(frames))
 
 
@@ -73,5 +75,7 @@ def _compressed(frame_set: FrameSet) -> _Compressed:
         bgr = np.ascontiguousarray(frame.rgb[..., ::-1])
         _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         jpegs.append(data.tobytes())
-        frames.append(replace(frame, rgb=np.zeros((0, 0, 3), np.uint8)))
+        depth = frame.depth_m.astype(np.float16) if frame.depth_m is not None else None
+        empty = np.zeros((0, 0, 3), np.uint8)
+        frames.append(replace(frame, rgb=empty, depth_m=depth))  # type: ignore[arg-type]
     return _Compressed(replace(frame_set, frames=tuple(frames)), tuple(jpegs))

@@ -69,7 +69,7 @@ class PosedBootstrapper:
                 frames.append(replace(frame, camera=name))
         rig = Rig(tuple(cameras), "first set")
         length = float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())
-        drift = self._config.trajectory.odometry_sigma * length
+        drift = self._config.scale.odometry_sigma * length
         given = replace(
             self._config.rig,
             refine=self._drifts,

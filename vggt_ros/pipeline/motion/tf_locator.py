@@ -66,9 +66,7 @@ class TfLocator:
         self._path: list[tuple[int, Rigid3]] = []
         self._models: dict[str, CameraModel] = {}
         self._rig_from_camera: dict[str, Rigid3] = {}
-        self._scale = ScaleEstimate(
-            1.0, self._config.trajectory.odometry_sigma, ScaleSource.ODOMETRY
-        )
+        self._scale = ScaleEstimate(1.0, self._config.scale.odometry_sigma, ScaleSource.ODOMETRY)
         self._points: Float64 = np.zeros((0, 3))
         self._colours: Image = np.zeros((0, 3), np.uint8)
         self._windows = 0
@@ -268,7 +266,7 @@ class TfLocator:
                 "motion tf: expected at least two registered images of cameras whose place on "
                 f"the rig is known ({', '.join(anchors)}), got {len(found)}"
             )
-        fit = fit_path(found, given, self._config.trajectory.odometry_sigma)
+        fit = fit_path(found, given, self._config.scale.odometry_sigma)
         value = fit.world_from_scene.scale
         self._scale = ScaleEstimate(value, value * fit.sigma, ScaleSource.ODOMETRY)
         seen: dict[str, list[Rigid3]] = {}

@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 _RECENT_WINDOWS = 3
 """Images of so many windows are kept as they came, older ones as JPEGs."""
 
-ScaleOfScene = Callable[[UnscaledScene], ScalePrior | None]
+ScaleOfScene = Callable[[UnscaledScene, Sequence[FrameSet]], ScalePrior | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,17 +191,18 @@ class TrajectoryEstimator:
         """The scene of a window and its number; by odometry where the images do not tell."""
         try:
             scene = self._bootstrapper.bootstrap(members)
-            return scene, self.graph.add(scene, self._prior(scene), self._odometry is not None)
+            prior = self._prior(scene, members)
+            return scene, self.graph.add(scene, prior, self._odometry is not None)
         except AlignmentError as error:
             if self._odometry is None or not self.graph.scenes:
                 raise
             _LOG.warning("motion: a window goes by odometry alone: %s", error)
         self.dropped["window by odometry"] += 1
         scene = self._odometry.bootstrap(members)
-        return scene, self.graph.add(scene, self._prior(scene), by_poses=True)
+        return scene, self.graph.add(scene, self._prior(scene, members), by_poses=True)
 
-    def _prior(self, scene: UnscaledScene) -> ScalePrior | None:
-        return self._scale_of(scene) if self._scale_of else None
+    def _prior(self, scene: UnscaledScene, members: Sequence[FrameSet]) -> ScalePrior | None:
+        return self._scale_of(scene, members) if self._scale_of else None
 
     def _close_loops(self, first_new: int) -> int:
         """Look for old places among the new keyframes; one window for each best pair."""

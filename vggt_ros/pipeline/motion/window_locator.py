@@ -7,13 +7,9 @@ too, and holds the path together where a window fails.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError
@@ -24,6 +20,8 @@ from vggt_ros.pipeline.motion.located import Located, rig_from_cameras
 from vggt_ros.pipeline.motion.posed_windows import PosedBootstrapper
 from vggt_ros.pipeline.motion.poses import PathFit, fit_path, mean_pose
 from vggt_ros.pipeline.motion.trajectory import TrajectoryEstimator, WindowResult
+from vggt_ros.pipeline.motion.window_scale import window_scale
+from vggt_ros.pipeline.scale_fusion import check_metric
 from vggt_ros.pipeline.sfm import SfmBootstrapper
 from vggt_ros.pipeline.stages import Bootstrapper
 from vggt_ros.rig import Rig
@@ -31,22 +29,11 @@ from vggt_ros.types import (
     AlignedScene,
     FrameSet,
     ScaleEstimate,
-    ScaleSource,
     UnscaledScene,
 )
 
-_LOG = logging.getLogger(__name__)
-
 NO_TRANSFORM = "no transform"
 """Why a set is dropped of which nobody said where the rig was."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Metre:
-    """What says how long a unit of a window is."""
-
-    prior: ScalePrior
-    source: ScaleSource
 
 
 class WindowLocator:
@@ -78,7 +65,8 @@ class WindowLocator:
     def _begin(self) -> None:
         self.scene: AlignedScene | None = None
         self.loops = 0
-        self._metres: dict[int, _Metre] = {}
+        self._first_scale: ScaleEstimate | None = None
+        """What the first window knew of its metre."""
         self._map_from_graph = Sim3.identity()
         self._rig_from_camera: dict[str, Rigid3] = {}
         self._world_from_rig: dict[int, Rigid3] = {}
@@ -209,27 +197,24 @@ class WindowLocator:
 
     def _place_first(self, unscaled: UnscaledScene) -> None:
         """Put the first window into the map, and learn the rig from it."""
-        metre = self._metres.get(0)
         graph = self._estimator.graph
-        config = self._config.scale
-        if metre is not None:
+        config, first = self._config.scale, self._first_scale
+        if first is not None:
             value = graph.map_from_scene[0].scale
-            sigma = value * metre.prior.sigma
+            sigma = first.sigma * value / first.value
+            first = replace(first, value=value, sigma=sigma)
             config = replace(
-                config,
-                source="parameter",
-                metres_per_unit=value,
-                metres_per_unit_sigma=sigma,
+                config, source="parameter", metres_per_unit=value, metres_per_unit_sigma=sigma
+            )
+        elif config.source in ("rig", "odometry", "depth_camera", "metric_model"):
+            raise AlignmentError(
+                f"scale.source {config.source}: the first window of a moving rig has no metre "
+                "from it; give it, move farther, or choose another scale.source"
             )
         scene = align_scene(unscaled, self._rig, config)
-        if metre is not None:
-            scene = replace(scene, scale=ScaleEstimate(value, sigma, metre.source))
-        if self._config.scale.require_metric and not scene.scale.is_metric:
-            raise AlignmentError(
-                "scale: scale.require_metric is set, but nothing gives the scale; give "
-                "rig_from_camera of two cameras (rig_file or TF), odometry or "
-                "scale.metres_per_unit"
-            )
+        if first is not None:
+            scene = replace(scene, scale=first)
+        check_metric(scene.scale, config)
         map_from_scene = scene.map_from_scene
         if self._uses_world:
             map_from_scene = self._world_fit(unscaled).with_scale(scene.scale.value)
@@ -266,41 +251,24 @@ class WindowLocator:
                     seen.setdefault(name, []).append(map_from_rig.inverse() @ pose)
         return known | {name: mean_pose(poses) for name, poses in seen.items()}
 
-    def _scale_of(self, scene: UnscaledScene) -> ScalePrior | None:
+    def _scale_of(self, scene: UnscaledScene, members: Sequence[FrameSet]) -> ScalePrior | None:
         """The metre of a window, of all that know it."""
-        metre = self._metre(scene)
-        number = len(self._estimator.graph.scenes)
-        if metre is None:
-            self._metres.pop(number, None)
+        scale = window_scale(
+            scene, members, self._rig, self._places_or_first(scene), self._config.scale
+        )
+        if not self._estimator.graph.scenes:
+            self._first_scale = scale
+        if scale is None:
             return None
-        self._metres[number] = metre
-        return metre.prior
+        return ScalePrior(scale.value, max(scale.sigma / scale.value, 1e-6))
 
-    def _metre(self, scene: UnscaledScene) -> _Metre | None:
-        found = []
-        source = self._config.scale.source
-        if scene.bootstrapper == PosedBootstrapper.name:
-            # The fit to the images has kept neither the rig nor the odometry as it was.
-            scene = replace(scene, bootstrapper="")
-        rig = self._rig
-        if rig is not None and len(rig.poses) > 1 and source in ("auto", "rig"):
-            scale = align_scene(scene, rig, replace(self._config.scale, source="auto")).scale
-            if scale.source is ScaleSource.RIG:
-                prior = ScalePrior(scale.value, max(scale.sigma / scale.value, 1e-6))
-                found.append(_Metre(prior, ScaleSource.RIG))
-        if self._uses_world and source in ("auto", "odometry"):
-            try:
-                fit = self._world_fit(scene)
-            except AlignmentError as error:
-                _LOG.debug("no scale from odometry: %s", error)
-            else:
-                prior = ScalePrior(fit.world_from_scene.scale, fit.sigma)
-                found.append(_Metre(prior, ScaleSource.ODOMETRY))
-        return _together(found)
+    def _places_or_first(self, scene: UnscaledScene) -> dict[str, Rigid3]:
+        """`rig_from_camera`; where nobody knows any the first camera is the rig."""
+        return self._known_places() or {scene.views[0].camera: Rigid3.identity()}
 
     def _world_fit(self, scene: UnscaledScene) -> PathFit:
         """Where a window lies in the frame of the odometry."""
-        known = self._known_places() or {scene.views[0].camera: Rigid3.identity()}
+        known = self._places_or_first(scene)
         found: list[Rigid3] = []
         given: list[Rigid3] = []
         for view in scene.views:
@@ -313,18 +281,7 @@ class WindowLocator:
                 "scale from odometry: expected two registered images of cameras whose place on "
                 f"the rig is known, got {len(found)}; give rig_from_camera (rig_file or TF)"
             )
-        return fit_path(found, given, self._config.trajectory.odometry_sigma)
-
-
-def _together(metres: list[_Metre]) -> _Metre | None:
-    """The mean of logarithms, by their variances; named after the surest."""
-    if not metres:
-        return None
-    weights = np.array([m.prior.sigma**-2.0 for m in metres])
-    logs = np.array([math.log(m.prior.metres_per_unit) for m in metres])
-    value = math.exp(float(weights @ logs / weights.sum()))
-    surest = metres[int(np.argmax(weights))]
-    return _Metre(ScalePrior(value, float(weights.sum() ** -0.5)), surest.source)
+        return fit_path(found, given, self._config.scale.odometry_sigma)
 
 
 def _moved(scene: AlignedScene, map_from_scene: Sim3) -> AlignedScene:
