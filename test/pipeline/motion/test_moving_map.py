@@ -167,7 +167,8 @@ def test_windows_become_one_map(similarity):
 
 def test_a_failed_window_keeps_the_map(similarity):
     knowing = exact(similarity)
-    pipeline = pipeline_of(CONFIG, knowing)
+    trajectory = replace(CONFIG.trajectory, min_loop_matches=8)
+    pipeline = pipeline_of(replace(CONFIG, trajectory=trajectory), knowing)
     for k in range(4):
         pipeline.step(frame_set(k))
     size = pipeline.map.size
@@ -181,8 +182,9 @@ def test_a_failed_window_keeps_the_map(similarity):
     assert pipeline.failure == "no texture"
     assert pipeline.dropped["window failed"] == 1
     knowing.broken = False
-    for k in (6, 7):
-        pipeline.step(frame_set(k))
+    for k in (6, 7):  # the camera is back where it was
+        seen = replace(frame_set(k).frames[0], rgb=picture(3))
+        pipeline.step(FrameSet(k, (seen,)))
     assert pipeline.keyframes == 6
     assert pipeline.failure == ""
 

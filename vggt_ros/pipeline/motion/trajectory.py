@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from vggt_ros.config import TrajectoryConfig
 from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.geometry import Rigid3
@@ -85,6 +87,8 @@ class TrajectoryEstimator:
         self._solved = 0
         """Keyframes that are in windows."""
         self._looped: set[tuple[int, int]] = set()
+        self._is_lost = False
+        """The last window failed."""
 
     def add(self, frame_set: FrameSet) -> list[WindowResult]:
         """Take one frame set; results where it completed a window.
@@ -131,20 +135,23 @@ class TrajectoryEstimator:
         if not self._intrinsics.are_known(self.keyframes[-1]):
             return results
         while len(self.keyframes) > self._solved:
-            first = max(self._solved - self._overlap(), 0)
-            last = first + self._size()
-            if last > len(self.keyframes) and not (at_end and len(self.keyframes) - first > 1):
+            shared = min(self._overlap(), self._solved)
+            last = self._solved - shared + self._size()
+            waiting = len(self.keyframes) - self._solved
+            if last > len(self.keyframes) and not (at_end and waiting + shared > 1):
                 break
             last = min(last, len(self.keyframes))
             try:
-                found = self._solve_window(first, last)
+                found = self._solve_window(self._anchors(shared, last), last)
             except (AlignmentError, EngineError) as error:
                 self.dropped["window failed"] += 1
                 self._forget(self._solved, last)
+                self._is_lost = True
                 if not results:
                     raise
                 _LOG.warning("motion: a window is left out: %s", error)
                 continue
+            self._is_lost = False
             results.append(replace(found, afresh=afresh and not results))
         return results
 
@@ -170,14 +177,37 @@ class TrajectoryEstimator:
         self._looped.clear()
         return began
 
+    def _anchors(self, count: int, last: int) -> list[int]:
+        """Keyframes that the next window shares: the newest with a place.
+
+        After a window that failed the camera may be anywhere: those that look most like one of
+        the new keyframes.
+
+        Raises:
+            AlignmentError: none looks like any of them.
+        """
+        if not self._is_lost or not self._solved:
+            return list(range(self._solved - count, self._solved))
+        pairs = [(new, old) for new in range(self._solved, last) for old in range(self._solved)]
+        alike = [compare(self._places[new], self._places[old]).matches for new, old in pairs]
+        best = int(np.argmax(alike))
+        if alike[best] < self._config.min_loop_matches:
+            if self._odometry is not None:
+                return list(range(self._solved - count, self._solved))
+            raise AlignmentError(
+                f"motion: lost: the newest {last - self._solved} keyframes look like none of the "
+                f"{self._solved} with a place; go back to where the map is, or reset"
+            )
+        return list(self._around(pairs[best][1], count))
+
     def _forget(self, first: int, last: int) -> None:
         self.keyframes.forget(first, last)
         del self._places[first:last]
 
-    def _solve_window(self, first: int, last: int) -> WindowResult:
-        members = self._sets(range(first, last))
+    def _solve_window(self, anchors: list[int], last: int) -> WindowResult:
+        members = self._sets([*anchors, *range(self._solved, last)])
         scene, number = self._added(members)
-        added = tuple(members[self._solved - first :])
+        added = tuple(members[len(anchors) :])
         before, self._solved = self._solved, last
         loops = self._close_loops(before)
         self.graph.solve()
@@ -210,7 +240,7 @@ class TrajectoryEstimator:
         # what the last windows hold is joined already, and what is near in time needs no loop
         latest = first_new - max(self._size(), config.window_views)
         found = []
-        for new in range(first_new, len(self.keyframes)):
+        for new in range(first_new, self._solved):
             for old in range(max(latest, 0)):
                 matches = compare(self._places[new], self._places[old]).matches
                 if matches >= config.min_loop_matches:
