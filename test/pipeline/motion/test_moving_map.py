@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vggt_ros.config import Config, MapConfig, ScaleConfig, TrajectoryConfig
+from vggt_ros.config import AlignConfig, Config, MapConfig, ScaleConfig, TrajectoryConfig
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.mapping import MappingPipeline, PipelineState
@@ -101,7 +101,8 @@ class Wall:
 
     name = "wall"
 
-    def __init__(self):
+    def __init__(self, kind=DepthKind.TRIANGULATED, factor=1.0):
+        self.kind, self.factor = kind, factor
         self.scene = None
         self.served = []
 
@@ -123,10 +124,12 @@ class Wall:
                 a, b = (self.scene.map_from_camera[n].translation for n in (names[0], names[-1]))
                 p, q = (truth(int(n.split("@")[1])).translation for n in (names[0], names[-1]))
                 unit = np.linalg.norm(a - b) / np.linalg.norm(p - q)
-            depth = np.full((48, 64), unit * (WALL_Z - truth(stamp).translation[2]), np.float32)
+            depth = np.full(
+                (48, 64), self.factor * unit * (WALL_Z - truth(stamp).translation[2]), np.float32
+            )
             found.append(
                 DepthPrediction(
-                    frame.camera, stamp, DepthKind.TRIANGULATED, depth,
+                    frame.camera, stamp, self.kind, depth,
                     np.ones_like(depth), MODEL, frame.rgb,
                 )
             )  # fmt: skip
@@ -364,3 +367,25 @@ def test_drops_are_counted_once(similarity):
     for _ in range(3):
         pipeline.step(frame_set(0))
     assert pipeline.dropped == Counter({"too little motion": 2})
+
+
+def test_depth_of_single_images_is_fitted_to_what_the_window_knows(similarity):
+    config = replace(CONFIG, align=AlignConfig(min_pixels=50))
+    estimator = Wall(DepthKind.METRIC_DEPTH, 0.6)
+    pipeline = MappingPipeline(config, rig(poses=False), exact(similarity), estimator)
+    results = [pipeline.step(frame_set(k)) for k in range(4)]
+    assert len(results[-1].depth_maps) == 4
+    for depth_map in results[-1].depth_maps:
+        assert depth_map.alignment.accepted
+        assert depth_map.alignment.scale == pytest.approx(1 / 0.6, rel=0.03)
+
+
+def test_the_places_of_sets_that_are_no_keyframes_are_forgotten(similarity):
+    trajectory = replace(CONFIG.trajectory, min_displacement=0.03)
+    frame = replace(CONFIG.frame, odom="odom")
+    config = replace(CONFIG, motion="tf", frame=frame, trajectory=trajectory)
+    pipeline = pipeline_of(config, exact(similarity), rig())
+    for k in range(50):
+        seen = replace(frame_set(0).frames[0], stamp_ns=k)
+        pipeline.step(FrameSet(k, (seen,), truth(0)))
+    assert len(pipeline._moving.locator._world_from_rig) == 1

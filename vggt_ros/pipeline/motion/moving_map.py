@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -25,6 +26,18 @@ from vggt_ros.rig import Rig
 from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, FrameSet
 
 _LOG = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _names_unheard() -> Iterator[None]:
+    """Keep what stereo logs of its sources from people: these cameras' names are internal."""
+    stereo = logging.getLogger("vggt_ros.pipeline.plane_sweep")
+    level = stereo.level
+    stereo.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        stereo.setLevel(level)
 
 
 class Stages(Protocol):
@@ -159,7 +172,7 @@ class MovingMap:
             stages.aligner.reset()
             self._kept.clear()
             self._tracker.clear()
-        with stages.timings.measure("prepare depth"):
+        with stages.timings.measure("prepare depth"), _names_unheard():
             stages.depth_estimator.prepare(rig.scene)
         self._seed(located, rig, begins)
         with stages.timings.measure("depth"):
@@ -221,7 +234,8 @@ class MovingMap:
         stages = self._stages
         statistics = stages.map.fuse(depth_maps, begins)
         for depth_map in depth_maps:
-            self._kept.add(depth_map, located.number, located.map_from_window, begins)
+            if not self._locator.is_final:
+                self._kept.add(depth_map, located.number, located.map_from_window, begins)
             if stages.config.motion == "estimate":
                 self._tracker.learn(depth_map)
         return statistics

@@ -50,6 +50,8 @@ class TfLocator:
         bootstrapper: finds what is not known of the rig.
     """
 
+    is_final = True
+
     def __init__(self, config: Config, rig: Rig | None, bootstrapper: Bootstrapper | None) -> None:
         self._config = config
         self._rig = rig
@@ -148,6 +150,9 @@ class TfLocator:
         self._triangulate(members)
         self._waiting = self._waiting[-self._overlap() :]
         self._windows += 1
+        for frame_set in members[shared:]:
+            assert frame_set.world_from_rig is not None  # for the type checker: as above
+            self._path.append((frame_set.stamp_ns, frame_set.world_from_rig))
         return self._window(members, old)
 
     def _wanted(self) -> int:
@@ -180,8 +185,6 @@ class TfLocator:
                 if frame.camera in self._rig_from_camera:
                     pose = world_from_rig @ self._rig_from_camera[frame.camera]
                     poses[frame.camera, frame_set.stamp_ns] = pose
-            if frame_set.stamp_ns not in old:
-                self._path.append((frame_set.stamp_ns, world_from_rig))
         return Located(
             tuple(members),
             frozenset(s.stamp_ns for s in members) - old,

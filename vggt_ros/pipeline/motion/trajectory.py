@@ -115,6 +115,10 @@ class TrajectoryEstimator:
         """`map_from_camera` of every view of a keyframe, by camera and stamp of its set."""
         return self.graph.poses()
 
+    def is_newest_keyframe(self, stamp_ns: int) -> bool:
+        """Whether the set of this stamp is the newest keyframe."""
+        return len(self.keyframes) > 0 and self.keyframes[-1].stamp_ns == stamp_ns
+
     def undistorted(self, frame_set: FrameSet) -> FrameSet:
         """A set with models, as the windows are; cameras that have none are left out."""
         return self._intrinsics.undistorted(frame_set)

@@ -48,6 +48,8 @@ class WindowLocator:
             begins as that frame.
     """
 
+    is_final = False
+
     def __init__(
         self,
         config: Config,
@@ -70,6 +72,9 @@ class WindowLocator:
         self._map_from_graph = Sim3.identity()
         self._rig_from_camera: dict[str, Rigid3] = {}
         self._world_from_rig: dict[int, Rigid3] = {}
+        """Of the keyframes."""
+        self._path: list[tuple[int, Rigid3]] | None = []
+        """None: to be made from the graph."""
         posed = PosedBootstrapper(self._config, self._known_places, drifts=True)
         given = PosedBootstrapper(self._config, self._known_places, drifts=False)
         self._estimator = TrajectoryEstimator(
@@ -105,7 +110,10 @@ class WindowLocator:
                 self.dropped[NO_TRANSFORM] += 1
                 return []
             self._world_from_rig[frame_set.stamp_ns] = frame_set.world_from_rig
-        return self._taken(lambda: self._estimator.add(frame_set))
+        located = self._taken(lambda: self._estimator.add(frame_set))
+        if not self._estimator.is_newest_keyframe(frame_set.stamp_ns):
+            self._world_from_rig.pop(frame_set.stamp_ns, None)
+        return located
 
     def finish(self) -> list[Located]:
         """Use the keyframes that wait for a window to fill."""
@@ -114,11 +122,16 @@ class WindowLocator:
     @property
     def keyframes(self) -> int:
         """Keyframes with a place."""
-        return len({stamp for _, stamp in self._estimator.poses()})
+        return len(self.path)
 
     @property
     def path(self) -> list[tuple[int, Rigid3]]:
         """Stamp and `map_from_rig` of the keyframes, corrected."""
+        if self._path is None:
+            self._path = self._made_path()
+        return self._path
+
+    def _made_path(self) -> list[tuple[int, Rigid3]]:
         if self.scene is None:
             return []
         sets: dict[int, dict[str, Rigid3]] = {}
@@ -166,6 +179,7 @@ class WindowLocator:
             results = work()
         finally:
             self.dropped.update(self._estimator.dropped - before)
+        self._path = None if results else self._path
         for result in results:
             if self.scene is None or result.afresh:
                 try:
