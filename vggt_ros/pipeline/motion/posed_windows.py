@@ -31,16 +31,20 @@ class PosedBootstrapper:
     Args:
         config: all parameters.
         rig_poses: `rig_from_camera`, as known at the moment.
-        drifts: the given path may be off, and is fitted to the images.
+        refine: the poses are fitted to the images, each within `rig.*_sigma_*`.
+        drift: standard deviation of the given path over its length, besides.
     """
 
     name = "rig"
     sets_needed = 1
 
-    def __init__(self, config: Config, rig_poses: RigPoses, drifts: bool) -> None:
+    def __init__(
+        self, config: Config, rig_poses: RigPoses, refine: bool, drift: float = 0.0
+    ) -> None:
         self._config = config
         self._rig_poses = rig_poses
-        self._drifts = drifts
+        self._refine = refine
+        self._drift = drift
 
     def bootstrap(self, frame_sets: Sequence[FrameSet]) -> UnscaledScene:
         """Views of all sets and points between them; `scene` is the rig's frame in the first.
@@ -69,11 +73,10 @@ class PosedBootstrapper:
                 frames.append(replace(frame, camera=name))
         rig = Rig(tuple(cameras), "first set")
         length = float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())
-        drift = self._config.scale.odometry_sigma * length
         given = replace(
             self._config.rig,
-            refine=self._drifts,
-            centre_sigma_m=math.hypot(self._config.rig.centre_sigma_m, drift),
+            refine=self._refine,
+            centre_sigma_m=math.hypot(self._config.rig.centre_sigma_m, self._drift * length),
         )
         finder = RigBootstrapper(rig, given, self._config.sfm)
         scene = finder.bootstrap([FrameSet(frame_sets[-1].stamp_ns, tuple(frames))])

@@ -124,7 +124,7 @@ class TfLocator:
             return []
         if not self._chooser.take(frame_set):
             if self.scene is not None and len(frame_set.frames) > 1:
-                return [self._window([self._calibrated(frame_set)], set())]
+                return [self._window([self._calibrated(frame_set)], set(), {})]
             self.dropped[TOO_LITTLE_MOTION] += 1
             return []
         self._waiting.append(frame_set)
@@ -147,13 +147,13 @@ class TfLocator:
         members = [self._calibrated(frame_set) for frame_set in self._waiting]
         shared = self._overlap() if self._windows else 0
         old = {s.stamp_ns for s in members[:shared]}
-        self._triangulate(members)
+        poses = self._triangulate(members)
         self._waiting = self._waiting[-self._overlap() :]
         self._windows += 1
         for frame_set in members[shared:]:
             assert frame_set.world_from_rig is not None  # for the type checker: as above
             self._path.append((frame_set.stamp_ns, frame_set.world_from_rig))
-        return self._window(members, old)
+        return self._window(members, old, poses)
 
     def _wanted(self) -> int:
         cameras = max(len(self._waiting[-1].frames), 1)
@@ -176,15 +176,17 @@ class TfLocator:
             if frame.camera not in given or (frame.model is None and frame.camera not in known)
         ]
 
-    def _window(self, members: Sequence[FrameSet], old: set[int]) -> Located:
-        poses: dict[Key, Rigid3] = {}
+    def _window(
+        self, members: Sequence[FrameSet], old: set[int], found: dict[Key, Rigid3]
+    ) -> Located:
+        poses = dict(found)
         for frame_set in members:
             world_from_rig = frame_set.world_from_rig
             assert world_from_rig is not None  # for the type checker: `locate` has looked
             for frame in frame_set.frames:
                 if frame.camera in self._rig_from_camera:
                     pose = world_from_rig @ self._rig_from_camera[frame.camera]
-                    poses[frame.camera, frame_set.stamp_ns] = pose
+                    poses.setdefault((frame.camera, frame_set.stamp_ns), pose)
         return Located(
             tuple(members),
             frozenset(s.stamp_ns for s in members) - old,
@@ -281,10 +283,16 @@ class TfLocator:
             seen.setdefault(view.camera, []).append(world_from_rig.inverse() @ pose)
         self._rig_from_camera = anchors | {n: mean_pose(poses) for n, poses in seen.items()}
 
-    def _triangulate(self, members: Sequence[FrameSet]) -> None:
-        """Points between the views of a window, by their given poses."""
-        finder = PosedBootstrapper(self._config, lambda: self._rig_from_camera, drifts=False)
+    def _triangulate(self, members: Sequence[FrameSet]) -> dict[Key, Rigid3]:
+        """Find points between the views of a window by their given poses.
+
+        Returns:
+            `map_from_camera`: as given, or with `rig.refine` fitted to the images.
+        """
+        refine = self._config.rig.refine
+        finder = PosedBootstrapper(self._config, lambda: self._rig_from_camera, refine)
         scene = finder.bootstrap(members)
         first = members[0].world_from_rig
         assert first is not None  # for the type checker: `locate` has looked
         self._points, self._colours = first.apply(scene.points), scene.colours
+        return {(v.camera, v.stamp_ns): first @ v.scene_from_camera for v in scene.views}

@@ -75,8 +75,10 @@ class WindowLocator:
         """Of the keyframes."""
         self._path: list[tuple[int, Rigid3]] | None = []
         """None: to be made from the graph."""
-        posed = PosedBootstrapper(self._config, self._known_places, drifts=True)
-        given = PosedBootstrapper(self._config, self._known_places, drifts=False)
+        posed = PosedBootstrapper(
+            self._config, self._known_places, True, self._config.scale.odometry_sigma
+        )
+        given = PosedBootstrapper(self._config, self._known_places, False)
         self._estimator = TrajectoryEstimator(
             self._bootstrapper or posed,
             self._config.trajectory,
