@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.config import AlignConfig, Config, MapConfig, ScaleConfig, TrajectoryConfig
-from vggt_ros.errors import AlignmentError
+from vggt_ros.errors import AlignmentError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.mapping import MappingPipeline, PipelineState
 from vggt_ros.pipeline.motion.kept_depth import KeptDepth
@@ -389,3 +389,53 @@ def test_the_places_of_sets_that_are_no_keyframes_are_forgotten(similarity):
         seen = replace(frame_set(0).frames[0], stamp_ns=k)
         pipeline.step(FrameSet(k, (seen,), truth(0)))
     assert len(pipeline._moving.locator._world_from_rig) == 1
+
+
+def test_what_is_unknown_of_the_rig_is_found_along_the_given_path(similarity):
+    config = replace(CONFIG, motion="tf", cameras=list(NAMES))
+    known, unknown = rig(NAMES).cameras
+    half = Rig((known, replace(unknown, rig_from_camera=None)))
+    pipeline = pipeline_of(config, exact(similarity), half)
+    place = Rigid3.from_rotation_vector((0.1, 0.2, 0.3), (4.0, 5.0, 6.0))
+    for k in range(3):
+        pipeline.step(frame_set(k, place @ truth(k), NAMES))
+    found = pipeline.scene.map_from_camera["second"]
+    newest = place @ truth(1) @ RIG_FROM_CAMERA["second"]
+    np.testing.assert_allclose(found.matrix, newest.matrix, atol=1e-6)
+    scale = pipeline.scene.scale
+    assert scale.source is ScaleSource.ODOMETRY
+    assert scale.sigma / scale.value == pytest.approx(config.scale.odometry_sigma, rel=0.05)
+
+
+def test_without_a_bootstrapper_the_rig_must_be_known():
+    config = replace(CONFIG, motion="tf", bootstrap="rig")
+    pipeline = pipeline_of(config, given=rig(poses=False))
+    for k in range(3):
+        pipeline.step(frame_set(k, truth(k)))
+    with pytest.raises(AlignmentError, match="bootstrap: sfm"):
+        pipeline.step(frame_set(3, truth(3)))
+    assert pipeline.state is PipelineState.FAILED
+
+
+def test_a_path_from_images_needs_a_bootstrapper():
+    with pytest.raises(ConfigError, match="sfm or vggt"):
+        pipeline_of(replace(CONFIG, bootstrap="rig"))
+
+
+def test_a_window_without_texture_goes_by_odometry(similarity):
+    frame = replace(CONFIG.frame, odom="odom")
+    config = replace(CONFIG, motion="tf", frame=frame)
+    knowing = exact(similarity)
+    pipeline = pipeline_of(config, knowing, rig())
+    for k in range(4):
+        pipeline.step(frame_set(k, truth(k)))
+    knowing.broken = True
+    for k in (4, 5):
+        pipeline.step(frame_set(k, truth(k)))
+    knowing.broken = False
+    for k in range(6, 10):
+        pipeline.step(frame_set(k, truth(k)))
+    assert pipeline.dropped["window by odometry"] == 1
+    assert pipeline.keyframes == 10
+    for k, (_, pose) in enumerate(pipeline.path()):
+        np.testing.assert_allclose(pose.translation, truth(k).translation, atol=2e-3)

@@ -77,7 +77,9 @@ class SceneGraph:
         if number and not joins and by_poses:
             others = [k for k in range(number) if _views(scene) & _views(self.scenes[k])]
             for other in others[-1:]:
-                joins[other, number] = join_poses(self.scenes[other], scene)
+                metres = prior.metres_per_unit if prior else 1.0
+                a_per_b = metres / self.map_from_scene[other].scale
+                joins[other, number] = join_poses(self.scenes[other], scene, a_per_b)
         if number and not joins:
             raise AlignmentError(
                 f"motion: a window of {len(scene.views)} views joins none of the {number} before "

@@ -79,11 +79,15 @@ def join_scenes(a: UnscaledScene, b: UnscaledScene, seed: int = 0) -> Join:
     return Join(a_from_b, in_a[inlier], in_b[inlier], distances[inlier], len(shared), fraction)
 
 
-def join_poses(a: UnscaledScene, b: UnscaledScene) -> Join:
-    """Find where scene `b` lies in scene `a` by the poses of shared views, both of one unit.
+def join_poses(a: UnscaledScene, b: UnscaledScene, a_per_b: float) -> Join:
+    """Find where scene `b` lies in scene `a` by the poses of shared views.
 
     Weaker than points, and the only way where there are none: each shared view gives six points
     on its axes, `_AXIS` away.
+
+    Args:
+        a, b: scenes.
+        a_per_b: units of `a` in one of `b`.
 
     Raises:
         AlignmentError: no view is shared.
@@ -92,9 +96,9 @@ def join_poses(a: UnscaledScene, b: UnscaledScene) -> Join:
     if not shared:
         raise AlignmentError("join: expected scenes that share views, got none in common")
     axes = np.concatenate([np.eye(3), -np.eye(3)])
-    size = _AXIS * max(_size_of(a), _size_of(b), np.finfo(float).tiny)
+    size = _AXIS * max(_size_of(a), a_per_b * _size_of(b), np.finfo(float).tiny)
     in_a = np.concatenate([u.scene_from_camera.apply(size * axes) for u, _ in shared])
-    in_b = np.concatenate([v.scene_from_camera.apply(size * axes) for _, v in shared])
+    in_b = np.concatenate([v.scene_from_camera.apply(size / a_per_b * axes) for _, v in shared])
     fitted = fit_similarity(in_b, in_a)
     return Join(fitted, in_a, in_b, np.full(len(in_a), size), len(shared), 1.0)
 
