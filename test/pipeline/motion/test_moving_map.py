@@ -439,3 +439,26 @@ def test_a_window_without_texture_goes_by_odometry(similarity):
     assert pipeline.keyframes == 10
     for k, (_, pose) in enumerate(pipeline.path()):
         np.testing.assert_allclose(pose.translation, truth(k).translation, atol=2e-3)
+
+
+def test_a_map_becomes_metric_when_a_later_window_knows_its_metre(similarity):
+    """A depth camera that comes late; what was mapped before is brought to metres."""
+    pipeline = pipeline_of(CONFIG, exact(similarity))
+    for k in range(4):
+        pipeline.step(frame_set(k))
+    assert not pipeline.cloud().is_metric
+    for k in range(4, 8):
+        depth = np.full((48, 64), WALL_Z - truth(k).translation[2], np.float32)
+        frame = replace(frame_set(k).frames[0], depth_m=depth)
+        pipeline.step(FrameSet(k, (frame,)))
+    assert pipeline.scene.scale.source is ScaleSource.DEPTH_CAMERA
+    assert pipeline.cloud().is_metric
+    path = dict(pipeline.path())
+    moved = path[0].inverse() @ path[7]
+    # the relief of the wall is not in the depth
+    np.testing.assert_allclose(
+        np.linalg.norm(moved.translation), np.linalg.norm(truth(7).translation), rtol=0.02
+    )
+    points = path[0].inverse().apply(pipeline.cloud().points)
+    assert np.median(points[:, 2]) == pytest.approx(WALL_Z, rel=0.02)
+    assert pipeline.report()["motion"]["corrections"] >= 1

@@ -89,6 +89,8 @@ class TrajectoryEstimator:
         self._looped: set[tuple[int, int]] = set()
         self._is_lost = False
         """The last window failed."""
+        self._begins_again = False
+        """The next window replaces all before."""
 
     def add(self, frame_set: FrameSet) -> list[WindowResult]:
         """Take one frame set; results where it completed a window.
@@ -134,7 +136,7 @@ class TrajectoryEstimator:
 
     def _solve_all(self, at_end: bool) -> list[WindowResult]:
         """All windows that are full, at the end the last one too."""
-        afresh = self._calibrate(at_end)
+        self._calibrate(at_end)
         results: list[WindowResult] = []
         if not self._intrinsics.are_known(self.keyframes[-1]):
             return results
@@ -156,14 +158,15 @@ class TrajectoryEstimator:
                 _LOG.warning("motion: a window is left out: %s", error)
                 continue
             self._is_lost = False
-            results.append(replace(found, afresh=afresh and not results))
+            results.append(replace(found, afresh=self._begins_again))
+            self._begins_again = False
         return results
 
-    def _calibrate(self, at_end: bool) -> bool:
-        """Find unknown intrinsics; True where everything has to be done again with them."""
+    def _calibrate(self, at_end: bool) -> None:
+        """Find unknown intrinsics; where they have changed everything begins again."""
         newest = self.keyframes[-1]
         if not self._intrinsics.are_due(newest, len(self.keyframes), at_end):
-            return False
+            return
         try:
             changed = self._intrinsics.find(self.keyframes)
         except (AlignmentError, EngineError) as error:
@@ -172,14 +175,12 @@ class TrajectoryEstimator:
                 self._forget(0, len(self.keyframes))
                 raise
             _LOG.warning("motion: the intrinsics stay as they are: %s", error)
-            return False
-        if not changed:
-            return False
-        began = bool(self.graph.scenes)
-        self.graph = SceneGraph()
-        self._solved = 0
-        self._looped.clear()
-        return began
+            return
+        if changed:
+            self._begins_again |= bool(self.graph.scenes)
+            self.graph = SceneGraph()
+            self._solved = 0
+            self._looped.clear()
 
     def _anchors(self, count: int, last: int) -> list[int]:
         """Keyframes that the next window shares: the newest with a place.

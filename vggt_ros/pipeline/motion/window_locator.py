@@ -7,6 +7,7 @@ too, and holds the path together where a window fails.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,6 +32,8 @@ from vggt_ros.types import (
     ScaleEstimate,
     UnscaledScene,
 )
+
+_LOG = logging.getLogger(__name__)
 
 NO_TRANSFORM = "no transform"
 """Why a set is dropped of which nobody said where the rig was."""
@@ -69,6 +72,8 @@ class WindowLocator:
         self.loops = 0
         self._first_scale: ScaleEstimate | None = None
         """What the first window knew of its metre."""
+        self._last_scale: ScaleEstimate | None = None
+        """What the newest one that knew it did."""
         self._map_from_graph = Sim3.identity()
         self._rig_from_camera: dict[str, Rigid3] = {}
         self._world_from_rig: dict[int, Rigid3] = {}
@@ -190,7 +195,28 @@ class WindowLocator:
                     self._begin()
                     raise
             self.loops = result.loops + (0 if result.afresh else self.loops)
+        self._become_metric()
         return [self._located(result) for result in results]
+
+    def _become_metric(self) -> None:
+        """Take over the metre that a later window knows where the first knew none."""
+        scene, scale = self.scene, self._last_scale
+        if scene is None or scene.scale.is_metric or scale is None:
+            return
+        graph_scale = self._map_from_graph.scale
+        before = self._map_from_graph
+        self._map_from_graph = Sim3(1.0, before.rotation, before.translation / graph_scale)
+        self._path = None
+        value = self._estimator.graph.map_from_scene[0].scale
+        scale = replace(scale, value=value, sigma=scale.sigma * value / scale.value)
+        map_from_scene = self.map_from_window(0)
+        self.scene = replace(_moved(scene, map_from_scene), scale=scale, up_source=scene.up_source)
+        given = self._rig.poses if self._rig is not None else {}
+        self._rig_from_camera = {
+            name: pose if name in given else Rigid3(pose.rotation, pose.translation / graph_scale)
+            for name, pose in self._rig_from_camera.items()
+        }
+        _LOG.info("motion: the map has become metric, scale %s", scale)
 
     def _located(self, result: WindowResult) -> Located:
         scene, map_from_window = result.scene, self.map_from_window(result.number)
@@ -231,6 +257,11 @@ class WindowLocator:
         if first is not None:
             scene = replace(scene, scale=first)
         check_metric(scene.scale, config)
+        if self._uses_world and not scene.scale.is_metric and config.source != "none":
+            raise AlignmentError(
+                "motion tf: the first window has no metre: the odometry moved too little, or "
+                "otherwise than the images; drive farther, or check frame.odom"
+            )
         map_from_scene = scene.map_from_scene
         if self._uses_world:
             map_from_scene = self._world_fit(unscaled).with_scale(scene.scale.value)
@@ -274,6 +305,7 @@ class WindowLocator:
         )
         if not self._estimator.graph.scenes:
             self._first_scale = scale
+        self._last_scale = scale or self._last_scale
         if scale is None:
             return None
         return ScalePrior(scale.value, max(scale.sigma / scale.value, 1e-6))
