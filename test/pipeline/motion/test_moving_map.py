@@ -462,3 +462,7 @@ def test_a_map_becomes_metric_when_a_later_window_knows_its_metre(similarity):
     points = path[0].inverse().apply(pipeline.cloud().points)
     assert np.median(points[:, 2]) == pytest.approx(WALL_Z, rel=0.02)
     assert pipeline.report()["motion"]["corrections"] >= 1
+    scene = pipeline.scene
+    np.testing.assert_allclose(
+        scene.map_from_rig.matrix, scene.map_from_camera["cam"].matrix, atol=1e-6
+    )

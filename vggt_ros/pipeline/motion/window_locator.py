@@ -335,8 +335,10 @@ class WindowLocator:
 def _moved(scene: AlignedScene, map_from_scene: Sim3) -> AlignedScene:
     """The same scene in another map frame."""
     change = map_from_scene @ scene.map_from_scene.inverse()
+    rig = scene.map_from_rig
     return replace(
         scene,
+        map_from_rig=change.apply_to_pose(rig) if rig is not None else None,
         map_from_camera={
             name: change.apply_to_pose(pose) for name, pose in scene.map_from_camera.items()
         },
