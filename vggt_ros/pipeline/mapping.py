@@ -82,7 +82,7 @@ class StepResult:
     depth_maps: tuple[DepthMap, ...] = ()
     fused: FuseStatistics = field(default_factory=FuseStatistics)
     map_from_rig: Rigid3 | None = None
-    """Where a moving rig was at its newest keyframe; None for one that stands still."""
+    """Where a moving rig was at this stamp; None where that is not known, or it stands still."""
 
 
 class MappingPipeline:
@@ -122,10 +122,10 @@ class MappingPipeline:
         """Of the archive that was loaded, if one was."""
         self.extra: dict[str, bytes] = {}
         """Members of that archive that others keep there; they are saved again."""
-        self._scale_drift = ScaleDrift()
         self._self_filter = SelfFilter(config)
         locator = make_locator(config, rig, bootstrapper)
         self._moving = MovingMap(self, locator) if locator is not None else None
+        self._scale_drift = ScaleDrift()
 
     @property
     def scale_drift(self) -> float:
@@ -291,7 +291,8 @@ class MappingPipeline:
         self.sets_received += 1
         if self._moving is not None:
             moving = self._moving
-            return self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            result = self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            return replace(result, map_from_rig=moving.map_from_rig(frame_set))
         bootstrapped = False
         if self.scene is None:
             bootstrapped = self._bootstrap(frame_set)
@@ -350,9 +351,7 @@ class MappingPipeline:
             self.state = PipelineState.MAPPING
             self.failure = moved.failure
         self.sets_used += moved.used
-        return StepResult(
-            stamp_ns, moved.began, moved.depth_maps, moved.fused, moving.map_from_rig
-        )
+        return StepResult(stamp_ns, moved.began, moved.depth_maps, moved.fused)
 
     def cloud(self, voxel_m: float = 0.0, max_points: int = 0) -> PointCloud:
         """A copy of the map as it is to be shown and exported."""
