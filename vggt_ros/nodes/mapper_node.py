@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -69,6 +69,14 @@ def make_pipeline(config: Config) -> Any:
     return MappingPipeline(config)
 
 
+def _check_least_cameras(config: Config, names: Sequence[str]) -> None:
+    if names and config.ingest.min_cameras > len(names):
+        raise ConfigError(
+            f"parameter 'ingest.min_cameras': expected at most the {len(names)} cameras, got "
+            f"{config.ingest.min_cameras}"
+        )
+
+
 class Mapper(LifecycleNode):
     """Images, CameraInfo and TF in; map, depth, transforms and health out.
 
@@ -102,6 +110,7 @@ class Mapper(LifecycleNode):
         self._calibration: Calibration | None = None
         self._jump_handle: Any = None
         self._map_timer: Any = None
+        self._status_timer: Any = None
         self._resolved = with_rig_topics(self._config, self._rig)
         self._monitors = self._make_monitors()
         self._state = MapStatus.STATE_UNCONFIGURED
@@ -408,11 +417,7 @@ class Mapper(LifecycleNode):
             raise ConfigError(
                 "parameter 'cameras': expected one camera name or more, or a rig_file; got none"
             )
-        if config.ingest.min_cameras > len(names):
-            raise ConfigError(
-                f"parameter 'ingest.min_cameras': expected at most the {len(names)} cameras, "
-                f"got {config.ingest.min_cameras}"
-            )
+        _check_least_cameras(config, names)
         return config
 
     def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
@@ -423,9 +428,13 @@ class Mapper(LifecycleNode):
             config = parameters.replace_leaves(self._config, values)
             try:
                 check_settings(config.map)
+                _check_least_cameras(config, config.cameras)
             except ConfigError as error:
                 return SetParametersResult(successful=False, reason=str(error))
+            status_rate_hz = self._config.publish.status_rate_hz
             self._config = config
+            if config.publish.status_rate_hz != status_rate_hz:
+                self._make_status_timer()
             if configured:
                 self._apply(parameters.replace_leaves(self._resolved, values))
         return result
@@ -438,8 +447,7 @@ class Mapper(LifecycleNode):
             self._outputs.config = config
         if self._worker is not None:
             self._worker.max_internal_errors = config.max_internal_errors
-            pipeline = self._worker.pipeline
-            self._worker.post(lambda: pipeline.set_config(config))
+            self._worker.set_config(config)
         if rate_changed and self._map_timer is not None:
             self._make_map_timer()
 
@@ -467,13 +475,13 @@ class Mapper(LifecycleNode):
             "/diagnostics",
             qos.reliable(),
         )
-        for period_s, callback in (
-            (1.0 / self._config.publish.status_rate_hz, self._publish_status),
-            (DIAGNOSTICS_PERIOD_S, self._publish_diagnostics),
-        ):
-            self.create_timer(
-                period_s, callback, callback_group=self._timers_group, clock=self._steady
-            )
+        self._make_status_timer()
+        self.create_timer(
+            DIAGNOSTICS_PERIOD_S,
+            self._publish_diagnostics,
+            callback_group=self._timers_group,
+            clock=self._steady,
+        )
 
     def _status(self) -> tuple[MapStatus, Health]:
         worker = self._worker
@@ -513,6 +521,16 @@ class Mapper(LifecycleNode):
                 self._qos_report.texts,
                 self._error,
             )
+        )
+
+    def _make_status_timer(self) -> None:
+        if self._status_timer is not None:
+            self.destroy_timer(self._status_timer)
+        self._status_timer = self.create_timer(
+            1.0 / self._config.publish.status_rate_hz,
+            self._publish_status,
+            callback_group=self._timers_group,
+            clock=self._steady,
         )
 
     def _make_map_timer(self) -> None:

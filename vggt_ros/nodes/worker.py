@@ -19,6 +19,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from vggt_ros.config import Config
 from vggt_ros.errors import (
     AlignmentError,
     CalibrationError,
@@ -243,6 +244,11 @@ class MappingWorker:
         """Forget scene, map and half sets; accepted at once, done after the step in hand."""
         self._ingest.reset()
         self.post(self._reset)
+
+    def set_config(self, config: Config) -> None:
+        """Take over the parameters that may change while mapping."""
+        self._ingest.set_config(config.ingest)
+        self.post(lambda: self.pipeline.set_config(config))
 
     def clock_jumped(self) -> None:
         """The clock of the node went back: count it, and reset."""

@@ -89,12 +89,8 @@ class Ingest:
             raise ConfigError(
                 f"cameras: expected 1 to {MAX_CAMERAS} different names, got {list(cameras)}"
             )
-        if config.min_cameras > len(cameras):
-            raise ConfigError(
-                f"ingest.min_cameras: expected at most the {len(cameras)} cameras, got "
-                f"{config.min_cameras}"
-            )
         self.cameras = tuple(cameras)
+        self._check_least(config)
         self.counts: Counter[str] = Counter()
         self.camera_counts: dict[str, Counter[str]] = {name: Counter() for name in cameras}
         self.received: Counter[str] = Counter()
@@ -173,6 +169,19 @@ class Ingest:
         """Images in the queues."""
         with self._lock:
             return sum(len(queue) for queue in self._queues.values())
+
+    def set_config(self, config: IngestConfig) -> None:
+        """Take over what may change while mapping: skew, least cameras, silence.
+
+        Raises:
+            ConfigError: `min_cameras` above the number of cameras.
+        """
+        self._check_least(config)
+        with self._lock:
+            self._config = config
+            self._skew_ns = int(config.max_skew_ms * 1e6)
+            self._left_out.after_ns = int(config.silent_after_s * 1e9)
+            self._left_out.warns = not config.min_cameras
 
     def leave_out(self, camera: str) -> None:
         """Do not wait for a camera until it sends."""
@@ -376,6 +385,13 @@ class Ingest:
         return self._decoder.decode(image, self._models[image.camera])
 
     # ------------------------------------------------------------------ bookkeeping
+
+    def _check_least(self, config: IngestConfig) -> None:
+        if config.min_cameras > len(self.cameras):
+            raise ConfigError(
+                f"ingest.min_cameras: expected at most the {len(self.cameras)} cameras, got "
+                f"{config.min_cameras}"
+            )
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self._queues:
