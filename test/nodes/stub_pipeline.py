@@ -1,5 +1,7 @@
 """A pipeline with the surface of `MappingPipeline` and no computation, for tests of the nodes.
 
+A rig that moves is where TF says, or 0.1 m farther along x with each set.
+
 Run as a program it is the mapper with this pipeline in it. `VGGT_ROS_STUB` may hold words:
 `fail` (every bootstrap fails), `slow` (each step takes half a second), `no_prepare` (configure
 fails), `slow_prepare` (configure takes half a minute), `slow_close` (cleanup takes two seconds),
@@ -42,6 +44,7 @@ class Result:
     stamp_ns: int
     bootstrapped: bool
     depth_maps: tuple
+    map_from_rig: Rigid3 | None = None
 
 
 class Timings:
@@ -78,7 +81,15 @@ class StubPipeline:
         self.dropped = Counter()
         self.rig = self.scene = None
         self.sets_received = self.sets_used = 0
+        self.loops = 0
         self.reset()
+
+    @property
+    def keyframes(self):
+        return len(self._path)
+
+    def path(self):
+        return list(self._path)
 
     def close(self):
         if "slow_close" in self.words:
@@ -106,6 +117,7 @@ class StubPipeline:
 
     def reset(self):
         self.scene, self.state, self.failure, self.map.size = None, State.COLLECTING, "", 0
+        self.map_from_world, self._path = None, []
 
     def step(self, frame_set):
         if "slow" in self.words:
@@ -121,7 +133,19 @@ class StubPipeline:
         self.map.size += 50 * len(frame_set.frames)
         self.sets_used += 1
         maps = tuple(self._depth(frame) for frame in frame_set.frames)
-        return Result(frame_set.stamp_ns, bootstrapped, maps)
+        return Result(frame_set.stamp_ns, bootstrapped, maps, self._locate(frame_set))
+
+    def _locate(self, frame_set):
+        """Motion tf: where TF says, in a map that lies 1 m from the world."""
+        place = None
+        if self.config.motion == "tf":
+            self.map_from_world = Rigid3(np.eye(3), [0.0, 1.0, 0.0])
+            place = self.map_from_world @ frame_set.world_from_rig
+        elif self.config.motion == "estimate":
+            place = Rigid3(np.eye(3), [0.1 * len(self._path), 0.0, 1.0])
+        if place is not None:
+            self._path.append((frame_set.stamp_ns, place))
+        return place
 
     def cloud(self, voxel_m=0.0, max_points=0):
         count = min(self.map.size, max_points or self.map.size)

@@ -272,7 +272,7 @@ def reasons(tree):
                 yield from literals(node.target.slice)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name = node.func.attr.lstrip("_")
-            if name in ("drop", "forget") or (name == "reset" and node.args):
+            if name in ("drop", "forget", "forget_waiting") or (name == "reset" and node.args):
                 for argument in node.args:
                     yield from literals(argument)
         elif isinstance(node, ast.FunctionDef) and node.name == "decode":

@@ -17,6 +17,7 @@ SCENE = SimpleNamespace(
     bootstrapper="sfm",
     cameras={},
     map_from_camera={},
+    map_from_rig=None,
 )
 
 
@@ -64,7 +65,7 @@ class Pipeline:
             measure=lambda _: nullcontext(), summary=dict, add=lambda *_: None
         )
         self.depth_estimator, self.sets_used = SimpleNamespace(name="plane_sweep"), 0
-        self.config = SimpleNamespace(bootstrap="sfm")
+        self.config = SimpleNamespace(bootstrap="sfm", motion="static")
 
     def set_rig(self, rig):
         pass
@@ -99,7 +100,7 @@ def run():
             Ingest(len(script)),
             calibration,
             lambda scene, _, stamp_ns: told.append(("scene", stamp_ns)),
-            lambda result, _: told.append(("set", result.stamp_ns)),
+            lambda result, *_: told.append(("set", result.stamp_ns)),
             lambda: told.append(("cleared", -1)),
             **arguments,
         )

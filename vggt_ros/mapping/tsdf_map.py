@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.checked_input import check_pinhole
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
-from vggt_ros.mapping.map_file import check_array, read_map, write_map
+from vggt_ros.mapping.map_file import MapPath, check_array, read_map, write_map
 from vggt_ros.mapping.open3d_import import import_open3d
 from vggt_ros.mapping.settings import refuse_confidence
 from vggt_ros.mapping.tsdf_open3d import (
@@ -42,9 +41,6 @@ logger = logging.getLogger(__name__)
 BLOCK = 16
 """Voxels along the edge of a block. Blocks of 8 leave a third as many voxels empty, but rays
 take twice as long through them."""
-
-TRUNCATION_VOXELS = 6.0
-"""Half width of the band in which distances are kept. Noise of a depth must fit into it."""
 
 MOST_WEIGHT = 12
 """Depth maps that a voxel remembers when `map.carve` is set; as many looks through a surface
@@ -216,7 +212,7 @@ class TsdfMap:
             depth_min=self.config.voxel_m,
             depth_max=self.config.max_depth_m,
             weight_threshold=1.0,
-            trunc_voxel_multiplier=TRUNCATION_VOXELS,
+            trunc_voxel_multiplier=self.config.truncation_voxels,
             range_map_down_factor=_RAY_STEP,
         )
 
@@ -309,7 +305,7 @@ class TsdfMap:
             unit(found.vertex.normals.numpy()).astype(np.float32),
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: MapPath) -> None:
         """Write the map to one file, atomically.
 
         Raises:
@@ -325,7 +321,7 @@ class TsdfMap:
         header = {"voxel_m": self.config.voxel_m, "block": BLOCK, "set": self._set}
         write_map(path, KIND, VERSION, header, {**arrays, **values})
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: MapPath) -> None:
         """Replace the map with a saved one.
 
         Raises:
@@ -428,7 +424,7 @@ class TsdfMap:
                 view.camera_from_map,
                 1.0,
                 self.config.max_depth_m,
-                TRUNCATION_VOXELS,
+                self.config.truncation_voxels,
             )
             .cpu()
             .numpy()
@@ -470,7 +466,7 @@ class TsdfMap:
                 view.camera_from_map,
                 1.0,
                 self.config.max_depth_m,
-                TRUNCATION_VOXELS,
+                self.config.truncation_voxels,
             )
         if self.config.carve and self._set % (MOST_WEIGHT // 4) == 0:
             index = self._tensor(self._find(blocks))
@@ -573,7 +569,7 @@ def _rows_for(blocks: int) -> int:
     return max(blocks + _LEAST_SPARE, math.ceil(blocks / (1 - _SPARE_FRACTION)) + 1)
 
 
-def _check_header(path: str | Path, header: dict[str, Any], config: MapConfig) -> None:
+def _check_header(path: MapPath, header: dict[str, Any], config: MapConfig) -> None:
     if header.get("block") != BLOCK or not isinstance(header.get("set"), int):
         raise SourceError(
             f"map file {path}: expected blocks of {BLOCK} voxels and a count of sets, got "

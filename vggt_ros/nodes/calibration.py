@@ -159,10 +159,13 @@ class Calibration:
             return {n: p for n, p in given.items() if p is not None}, self._rig_frame
         best: dict[str, Rigid3] = {}
         best_frame = self._rig_frame
-        tops = [self._frames.top(frame, self._config.frame.map) for frame in frame_ids.values()]
+        below = [f for f in (self._config.frame.map, self._config.frame.odom) if f]
+        tops = [self._frames.top(frame, *below) for frame in frame_ids.values()]
+        # A camera without a parent is no rig; one that TF moves is a rig of one.
+        moves_alone = self._config.motion == "tf" and len(frame_ids) == 1
         for candidate in dict.fromkeys([self._config.frame.base, self._rig_frame, *tops]):
-            if not candidate or candidate in frame_ids.values():
-                continue  # a camera without a parent is no rig
+            if not candidate or (candidate in frame_ids.values() and not moves_alone):
+                continue
             found = {}
             for name, frame in frame_ids.items():
                 pose = self._frames.lookup(candidate, frame)

@@ -89,6 +89,8 @@ def _pipeline_values(status: MapStatus, health: Health) -> dict[str, str]:
         "sets used": str(status.sets_used),
         "clock jumps": str(status.clock_jumps),
     }
+    if status.motion != "static":
+        values |= {"keyframes": str(status.keyframes), "loops": str(status.loops)}
     values |= {f"engine of {stage}": _told(e) for stage, e in health.engines.items()}
     values |= {f"dropped: {drop.reason}": str(drop.count) for drop in status.dropped}
     for name, p50, p95 in zip(

@@ -89,6 +89,21 @@ PIPELINE: dict[str, Kind] = {
         "`bootstrap: rig` with poses from TF or a rig file, and `depth: depth_anything`; or turn "
         "the cameras towards each other",
     ),
+    "no place": Kind(
+        WARN,
+        "no place of the rig for {seconds:.0f} s",
+        "`motion: tf`, and TF had no transform at the stamp of the newest sets; the detail names "
+        "the frames",
+        "a moment is a gap; if it stays, see that odometry or the other localiser runs, that its "
+        "clock is that of the cameras, and `frame.tf_wait_ms`",
+    ),
+    "no place for long": Kind(
+        ERROR,
+        "no place of the rig for {seconds:.0f} s: TF has stopped",
+        "`motion: tf`, and nothing publishes the place of the rig any more; sets are dropped, the "
+        "map is kept",
+        "start odometry or the other localiser again; mapping goes on by itself",
+    ),
     "long step": Kind(
         WARN,
         "the set in hand has taken {seconds:.0f} s so far",
@@ -255,6 +270,10 @@ DROPS: dict[str, tuple[str, str]] = {
         "camera is missing",
     ),
     "clock_jump": ("waiting when a clock was set back", "see 'clock jump' above"),
+    "set_back": (
+        "the camera's clock alone was set back by more than a second",
+        "synchronise its clock (chrony, ptp); it is taken again when its stamps are in time",
+    ),
     "reset": ("waiting when scene and map were reset", "nothing"),
     "inactive": ("waiting when the node was activated or deactivated", "nothing"),
     "paused": ("came or waited while paused", "`~/pause` with `data: false`"),

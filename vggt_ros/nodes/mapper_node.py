@@ -24,6 +24,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from vggt_ros.config import CameraConfig, Config
 from vggt_ros.errors import ConfigError, VggtRosError, nearest
 from vggt_ros.mapping.settings import check_settings
+from vggt_ros.mapping.updates import check_crop
 from vggt_ros.msg import MapStatus
 from vggt_ros.nodes import parameters, qos
 from vggt_ros.nodes.calibration import Calibration, with_rig_topics
@@ -35,9 +36,10 @@ from vggt_ros.nodes.mapper_services import MapperServices
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
 from vggt_ros.nodes.qos_events import QosReport, advertise
+from vggt_ros.nodes.side_outputs import SideOutputs
 from vggt_ros.nodes.status import map_status
 from vggt_ros.nodes.transforms import Frames, listen
-from vggt_ros.nodes.worker import Health, MappingWorker
+from vggt_ros.nodes.worker import Health, MappingWorker, RigInTf
 from vggt_ros.parameters.tree import flatten
 from vggt_ros.pipeline.ingest import Ingest
 from vggt_ros.rig import Rig, load_rig
@@ -111,6 +113,7 @@ class Mapper(LifecycleNode):
         self._jump_handle: Any = None
         self._map_timer: Any = None
         self._status_timer: Any = None
+        self._side_outputs: SideOutputs | None = None
         self._resolved = with_rig_topics(self._config, self._rig)
         self._monitors = self._make_monitors()
         self._state = MapStatus.STATE_UNCONFIGURED
@@ -241,13 +244,15 @@ class Mapper(LifecycleNode):
         self._resolved = with_rig_topics(self._config, self._rig)
         self._monitors = self._make_monitors()
         config = self._resolved
+        check_crop(config.crop)
         self.get_logger().info(f"configuration: {dataclasses.asdict(config)}")
         pipeline = self._pipeline_factory(config)
         pipeline.load_calibration()
         self._prepare(pipeline)
         self._pipeline = pipeline
-        self._frames = listen(self, self._inputs_group)
-        self._outputs = Outputs(self, config, self._frames, self._qos_report)
+        frames = listen(self, self._inputs_group, config.frame.tf_history_s)
+        self._frames = frames
+        self._outputs = Outputs(self, config, frames, self._qos_report, self._timers_group)
         self._calibration = Calibration(
             config, self._rig, self._frames, self._config.calibration_wait_s
         )
@@ -257,11 +262,17 @@ class Mapper(LifecycleNode):
             self._calibration,
             self._outputs.scene_found,
             self._outputs.set_mapped,
-            self._outputs.cleared,
+            self._cleared,
+            RigInTf(frames.lookup_at, frames.forget_moving, self._now_ns)
+            if config.motion == "tf"
+            else None,
             max_internal_errors=config.max_internal_errors,
             on_failure=self._failed_guard.trigger,
         )
         self._worker.start()
+        self._side_outputs = SideOutputs(
+            self, config, lambda: self._worker, self._timers_group, self._steady
+        )
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=None,
@@ -271,6 +282,12 @@ class Mapper(LifecycleNode):
             post_callback=self._on_clock_jump,
         )
         self._state = MapStatus.STATE_INACTIVE
+
+    def _cleared(self) -> None:
+        """From the worker thread: the map has begun anew."""
+        for outputs in (self._outputs, self._side_outputs):
+            if outputs is not None:
+                outputs.cleared()
 
     def _prepare(self, pipeline: Any) -> None:
         """Compile and warm up in a thread of its own, for a signal must still end the process."""
@@ -306,9 +323,13 @@ class Mapper(LifecycleNode):
             self._qos_report,
         )
         self._make_map_timer()
+        if self._side_outputs is not None:
+            self._side_outputs.start()
         self._state = MapStatus.STATE_BOOTSTRAPPING
 
     def _unsubscribe(self) -> None:
+        if self._side_outputs is not None:
+            self._side_outputs.stop()
         if self._map_timer is not None:
             self.destroy_timer(self._map_timer)
             self._map_timer = None
@@ -336,6 +357,7 @@ class Mapper(LifecycleNode):
             self._free_worker,
             self._free_pipeline,
             self._free_outputs,
+            self._free_side_outputs,
             self._free_frames,
         ):
             try:
@@ -373,6 +395,11 @@ class Mapper(LifecycleNode):
         outputs, self._outputs = self._outputs, None
         if outputs is not None:
             self._finished = outputs.close() and self._finished
+
+    def _free_side_outputs(self) -> None:
+        side_outputs, self._side_outputs = self._side_outputs, None
+        if side_outputs is not None:
+            self._finished = side_outputs.close() and self._finished
 
     def _free_frames(self) -> None:
         frames, self._frames = self._frames, None
@@ -429,6 +456,7 @@ class Mapper(LifecycleNode):
             try:
                 check_settings(config.map)
                 _check_least_cameras(config, config.cameras)
+                check_crop(config.crop)
             except ConfigError as error:
                 return SetParametersResult(successful=False, reason=str(error))
             status_rate_hz = self._config.publish.status_rate_hz
@@ -445,6 +473,8 @@ class Mapper(LifecycleNode):
         self._resolved = config
         if self._outputs is not None:
             self._outputs.config = config
+        if self._side_outputs is not None:
+            self._side_outputs.set_config(config)
         if self._worker is not None:
             self._worker.max_internal_errors = config.max_internal_errors
             self._worker.set_config(config)
@@ -542,6 +572,9 @@ class Mapper(LifecycleNode):
             callback_group=self._timers_group,
             clock=self._steady,
         )
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
 
     def _request_map(self) -> None:
         outputs, worker = self._outputs, self._worker

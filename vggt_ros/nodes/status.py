@@ -32,6 +32,10 @@ def map_status(
         message.scale_value = float(scene.scale.value)
         message.scale_sigma = float(scene.scale.sigma)
         message.scale_source = scene.scale.source.value
+    message.motion = config.motion
+    if health.map_from_rig is not None:
+        message.map_from_rig = pose_message(health.map_from_rig)
+    message.keyframes, message.loops = health.keyframes, health.loops
     message.bootstrapper = health.bootstrapper or config.bootstrap
     message.depth_estimator = health.depth_estimator or config.depth
     _name_engines(message, health)

@@ -16,8 +16,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vggt_ros.config import Config
 from vggt_ros.errors import (
@@ -27,11 +27,16 @@ from vggt_ros.errors import (
     EngineError,
     VggtRosError,
 )
+from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.rig_overlap import rig_overlap
 from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
+from vggt_ros.pipeline.waiting_sets import WaitingSets
+from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
+
+if TYPE_CHECKING:  # it brings the kernels of the map along
+    from vggt_ros.pipeline.archive import SavedMap
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +45,8 @@ T = TypeVar("T")
 _IDLE_S = 0.1
 """Longest sleep of a thread that has nothing to do."""
 
+_TF_POLL_S = 0.01
+"""Sleep while a set waits for a transform: tf2 tells nobody when one has come."""
 _ARRIVALS = 1000
 """Images whose time of arrival is kept, for the latency: what 64 full queues hold."""
 
@@ -77,6 +84,42 @@ class Health:
     """So long the set in hand has been mapped; 0 between sets."""
     waits: bool = False
     """Sets are not taken on purpose: the calibration is not complete."""
+    map_from_rig: Rigid3 | None = None
+    """Of the newest set; where the rig stands still, of the bootstrap."""
+    map_from_world: Rigid3 | None = None
+    """`map` from the frame in which others say where the rig is (motion tf)."""
+    keyframes: int = 0
+    loops: int = 0
+    place_fault: str = ""
+    """Why the newest set has no place, where others say where the rig is."""
+    unplaced_s: float = 0.0
+    """Seconds since a set had a place; 0 without a fault."""
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """What a set has told of where a moving rig was."""
+
+    places: tuple[tuple[int, Rigid3], ...]
+    """Stamp and `map_from_rig` of what was located since the set before, in order."""
+    map_from_world: Rigid3 | None
+
+
+@dataclass(frozen=True, eq=False)
+class RigInTf:
+    """How the worker learns where TF says the rig is (motion tf)."""
+
+    lookup: Callable[[str, str, int], Rigid3 | str]
+    """`target_from_source` at a stamp, or why there is none."""
+    forget: Callable[[], None]
+    """Called when the stamps have jumped back."""
+    now_ns: Callable[[], int]
+    """The node's clock."""
+
+
+def world_frame(config: Config) -> str:
+    """The frame in which TF says where the rig is: odometry, or the map of another localiser."""
+    return config.frame.odom or config.frame.map
 
 
 class MappingWorker:
@@ -88,8 +131,9 @@ class MappingWorker:
         calibration: decides when enough of the rig is known.
         on_scene: called in the worker thread after a bootstrap, with the first set mapped.
         on_step: called in the worker thread after a set that was mapped, with whether the map
-            is metric.
+            is metric, and where the rig was if it moves.
         on_cleared: called in the worker thread when the map was reset.
+        tf: of a rig that TF moves; None: no set needs a place.
         max_internal_errors: sets in a row that may fail for a fault of ours; one more ends the
             thread.
         on_failure: called in the worker thread when it ends by itself; `failure` says why.
@@ -101,8 +145,9 @@ class MappingWorker:
         ingest: Ingest,
         calibration: Calibration,
         on_scene: Callable[[AlignedScene, Calibrated, int], None],
-        on_step: Callable[[Any, bool], None],
+        on_step: Callable[[Any, bool, Motion | None], None],
         on_cleared: Callable[[], None],
+        tf: RigInTf | None = None,
         max_internal_errors: int = 3,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
@@ -136,6 +181,16 @@ class MappingWorker:
         self._detail = ""
         self._stamp_ns = 0
         self._warned: dict[str, float] = {}
+        self._tf = tf
+        self._waiting: WaitingSets | None = None
+        if tf is not None:
+            settings = pipeline.config
+            self._waiting = WaitingSets(
+                world_frame(settings), settings.frame.tf_wait_ms, tf.lookup, self.drop
+            )
+        self._placed_at_s = time.monotonic()
+        self._newest_place: tuple[int, Rigid3] | None = None
+        self._set_wanted: list[Future[FrameSet]] = []
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
     @property
@@ -233,12 +288,17 @@ class MappingWorker:
         if not paused:
             return 0
         waiting = self._ingest.waiting
-        self._ingest.reset("paused")
+        self._forget_waiting("paused")
         return waiting
 
     def flush(self) -> None:
-        """Forget the images that wait, and their stamps."""
-        self._ingest.reset("inactive")
+        """Forget the images and sets that wait, and their stamps."""
+        self._forget_waiting("inactive")
+
+    def _forget_waiting(self, reason: str) -> None:
+        self._ingest.reset(reason)
+        if self._waiting is not None:
+            self.post(self._waiting.clear)
 
     def reset(self) -> None:
         """Forget scene, map and half sets; accepted at once, done after the step in hand."""
@@ -255,6 +315,20 @@ class MappingWorker:
         self._clock_jumps += 1
         self._ingest.reset("clock_jump")
         self.post(self._reset)
+
+    def next_set(self, timeout_s: float) -> FrameSet:
+        """The next set of images, decoded; it is mapped all the same.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        future: Future[FrameSet] = Future()
+        self._set_wanted.append(future)
+        try:
+            return future.result(timeout_s)
+        except FutureTimeoutError as error:  # another class than TimeoutError before Python 3.11
+            future.cancel()
+            raise TimeoutError(f"no set within {timeout_s} s") from error
 
     # --- in the worker thread ---------------------------------------------------------------
 
@@ -278,7 +352,7 @@ class MappingWorker:
         while True:
             with self._wake:
                 if not (self._stopping or self._tasks or self._arrived):
-                    self._wake.wait(_IDLE_S)
+                    self._wake.wait(_TF_POLL_S if self._waiting else _IDLE_S)
                 if self._stopping:
                     return
                 tasks = list(self._tasks)
@@ -318,26 +392,50 @@ class MappingWorker:
 
     def _take_all(self) -> None:
         """Map the sets that are ready, until something else is to be done."""
-        if self._paused or (self.pipeline.scene is None and not self._calibrate()):
+        is_settled = self.pipeline.scene is not None and self._calibrated is not None
+        if self._paused or not (is_settled or self._calibrate()):
             return
         if self._ingest.clock_resets != self._clock_resets:
             self._clock_resets = self._ingest.clock_resets
             logger.warning("stamps jumped back: scene and map are reset")
+            if self._tf is not None:
+                self._tf.forget()
             self._reset()
         while not (self._stopping or self._tasks):
-            chosen = self._ingest.take()
+            if self._waiting is None or self._tf is None:
+                chosen, world_from_rig = self._ingest.take(), None
+            else:
+                chosen, world_from_rig = self._take_placed(self._waiting, self._tf.now_ns())
             if chosen is None:
                 return
-            self._map(chosen)
+            self._map(chosen, world_from_rig)
             self._report()
 
-    def _map(self, chosen: ImageSet) -> None:
+    def _take_placed(
+        self, waiting: WaitingSets, now_ns: int
+    ) -> tuple[ImageSet, Rigid3] | tuple[None, None]:
+        """The next set whose place is known; the others wait, this thread does not."""
+        assert self._calibrated is not None  # _calibrate has set it
+        rig_frame = self._calibrated.rig.rig_frame
+        found = waiting.next_placed(self._ingest.take, now_ns, rig_frame)
+        if found is None:
+            return None, None
+        self._placed_at_s = time.monotonic()
+        return found
+
+    def _map(self, chosen: ImageSet, world_from_rig: Rigid3 | None) -> None:
         self._step_since_s = time.monotonic()
         arrived_s = self._newest_arrival(chosen)
         with self.pipeline.timings.measure("decode"):
             frame_set = self._ingest.decode_set(chosen)
         if frame_set is None:
             return
+        if world_from_rig is not None:
+            frame_set = replace(frame_set, world_from_rig=world_from_rig)
+        while self._set_wanted:
+            future = self._set_wanted.pop()
+            if future.set_running_or_notify_cancel():
+                future.set_result(frame_set)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -362,7 +460,19 @@ class MappingWorker:
             self._on_scene(scene, self._calibrated, result.stamp_ns)
             self._told = scene
         self._alignments.update({d.camera: d.alignment for d in result.depth_maps})
-        self._on_step(result, scene.scale.is_metric)
+        self._on_step(result, scene.scale.is_metric, self._motion(result))
+
+    def _motion(self, result: Any) -> Motion | None:
+        """What is new of a rig that moves; sets may be located later, several at a time."""
+        if self.pipeline.config.motion == "static":
+            return None
+        places: list[tuple[int, Rigid3]] = []
+        if result.depth_maps or result.bootstrapped:
+            newest_ns = self._newest_place[0] if self._newest_place else -1
+            places = [place for place in self.pipeline.path() if place[0] > newest_ns]
+        if places:
+            self._newest_place = places[-1]
+        return Motion(tuple(places), self.pipeline.map_from_world)
 
     def _newest_arrival(self, chosen: ImageSet) -> float | None:
         """When the last image of a set came, by the steady clock."""
@@ -396,8 +506,28 @@ class MappingWorker:
         self._told = None
         self._alignments.clear()
         self._detail = ""
+        self._newest_place = None
+        if self._waiting is not None:
+            self._waiting.clear()
         self._overlap = math.nan
         self._on_cleared()
+
+    def take_over(self, saved: SavedMap) -> None:
+        """Go on with a loaded map; call it in the worker thread (`call`).
+
+        Raises:
+            VggtRosError: as `MappingPipeline.take_over`; nothing has changed.
+        """
+        self.pipeline.take_over(saved)
+        self._told = None
+        self._alignments.clear()
+        self._detail = ""
+        self._stamp_ns = max(self._stamp_ns, saved.stamp_ns)
+        self._on_cleared()
+        if self._calibrated is not None:  # else with the first set
+            self._on_scene(saved.scene, self._calibrated, self._stamp_ns)
+            self._told = saved.scene
+        self._report()
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`; call it in the worker thread (`call`)."""
@@ -413,10 +543,13 @@ class MappingWorker:
     def _report(self) -> None:
         pipeline, ingest = self.pipeline, self._ingest
         scene = pipeline.scene
+        moves = pipeline.config.motion != "static"
+        place = self._newest_place[1] if self._newest_place else None
+        fault = self._waiting.fault if self._waiting is not None else ""
         self._health = Health(
             stamp_ns=self._stamp_ns,
             state=pipeline.state.value,
-            detail=self._detail or pipeline.failure,
+            detail=self._detail or fault or pipeline.failure,
             scene=scene,
             bootstrapper=scene.bootstrapper if scene else pipeline.config.bootstrap,
             depth_estimator=pipeline.depth_estimator.name,
@@ -430,6 +563,12 @@ class MappingWorker:
             camera_errors=self._calibration.errors,
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
+            map_from_rig=place if moves else scene and scene.map_from_rig,
+            map_from_world=pipeline.map_from_world if moves else None,
+            keyframes=pipeline.keyframes if moves else 0,
+            loops=pipeline.loops if moves else 0,
+            place_fault=fault,
+            unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,
             skews_ms=ingest.skews_ms,
             clock_jumps=ingest.clock_resets + self._clock_jumps,
             overlap=self._overlap,

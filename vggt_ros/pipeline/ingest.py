@@ -32,6 +32,11 @@ _JUMP_NS = 1_000_000_000
 _BACKWARD_RUN = 5
 """So many images in a row, each newer than the one before, but all older than what came earlier,
 are a clock that was set back too: the loop of a short bag."""
+_HELD = 5
+"""Images kept of a camera whose stamps went back, until those of most others do: a loop of a bag
+reaches all cameras within one or two images of each."""
+_ALIVE_IMAGES = 50
+"""A camera that sent nothing while so many images of each came does not count."""
 _SKEWS = 50
 """Sets of which `skews_ms` is the median: five seconds at 10 Hz."""
 _MAX_THREADS = 4
@@ -57,7 +62,8 @@ class Ingest:
     late            its set was already taken without it
     unmatched       no image of enough other cameras within `max_skew_ms`
     overflow        still unmatched when the queue was full
-    clock_jump      waiting when a clock was set back
+    clock_jump      waiting when the clock was set back
+    set_back        the camera's clock alone was set back
     reset           waiting when `reset` was called, or the reason given to it
     uncalibrated    no CameraInfo yet and `require_calibration`
     corrupt         cannot be decoded
@@ -69,6 +75,10 @@ class Ingest:
 
     Where all cameras are needed, one that has sent nothing usable for `silent_after_s` is left
     out, so that it does not stop the others; its next good image makes it needed again.
+
+    The clock was set back (a bag that loops, `clock_resets`) when the stamps of most cameras go
+    back. Where those of one do while the others go on, the fault is that camera's: it is left out
+    until its stamps are in time again.
 
     Args:
         cameras: names in the fixed order of views.
@@ -103,6 +113,11 @@ class Ingest:
         self._queues: dict[str, deque[StampedImage]] = {name: deque() for name in cameras}
         self._last: dict[str, int] = {}
         self._backward: dict[str, list[int]] = {}
+        self._set_back: dict[str, deque[StampedImage]] = {}
+        """By camera whose stamps have gone back, its newest images: it may be the clock of all."""
+        self._set_back_warned: set[str] = set()
+        self._heard: dict[str, int] = {}
+        """By camera the number of all images when its newest one came."""
         self._absent: set[str] = set()
         self._left_out = AbsentCameras(
             cameras, int(config.silent_after_s * 1e9), warns=not config.min_cameras
@@ -155,8 +170,17 @@ class Ingest:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Cameras that are not waited for, because nothing usable came for `silent_after_s`."""
-        return tuple(name for name in self.cameras if name in self._left_out.names)
+        """Cameras that are not waited for.
+
+        Nothing usable came of them for `silent_after_s`, or their clocks alone were set back.
+        """
+        gone = self._left_out.names | set(self._set_back)
+        return tuple(name for name in self.cameras if name in gone)
+
+    @property
+    def set_back(self) -> tuple[str, ...]:
+        """Cameras whose stamps have gone back while those of the others go on."""
+        return tuple(name for name in self.cameras if name in self._set_back)
 
     @property
     def skews_ms(self) -> dict[str, float]:
@@ -236,23 +260,39 @@ class Ingest:
         """Cameras that make a set."""
         if self._config.min_cameras:
             return self._config.min_cameras
-        return max(1, len(self.cameras) - len(self._left_out.names))
+        return max(1, len(self.cameras) - len(self._left_out.names | set(self._set_back)))
 
     def _put(self, image: StampedImage) -> None:
         name, stamp = image.camera, image.stamp_ns
         self.received[name] += 1
+        self._heard[name] = self.received.total()
         if self._config.require_calibration and self._models[name] is None:
             self._drop(name, "uncalibrated")
             return
         last = self._last.get(name)
         if last is not None and stamp <= last:
-            if not self._is_set_back(name, stamp, last):
+            if name not in self._set_back and not self._is_set_back(name, stamp, last):
                 self._drop(name, "duplicate" if stamp == last else "out_of_order")
                 return
-            self.clock_resets += 1
-            _LOG.info("camera '%s': clock went back by %.3f s", name, (last - stamp) * 1e-9)
-            self._forget("clock_jump")
+            if self._rejoins(name, stamp, last):
+                self._drop(name, "clock_jump", len(self._queues[name]))
+                self._queues[name].clear()
+            else:
+                if self._most_are_set_back(image):
+                    self._begin_anew()
+                return
+        self._enqueue(image)
+
+    def _enqueue(self, image: StampedImage) -> None:
+        """Queue an image that is in time."""
+        name, stamp = image.camera, image.stamp_ns
         self._backward.pop(name, None)
+        held = self._set_back.pop(name, None)
+        if held is not None:
+            self._drop(name, "set_back", len(held))
+            if name in self._set_back_warned:
+                self._set_back_warned.discard(name)
+                _LOG.info("camera '%s': its stamps are in time again", name)
         self._last[name] = stamp
         self._left_out.note_arrival(name, stamp)
         if name in self._absent:
@@ -275,7 +315,60 @@ class Ingest:
         run.append(stamp)
         return len(run) >= _BACKWARD_RUN
 
+    def _rejoins(self, name: str, stamp: int, last: int) -> bool:
+        """Whether going back brings a camera nearer to the time of the others."""
+        others = [self._last[other] for other in self._alive() if other != name]
+        if not others:
+            return False
+        middle = median(others)
+        return abs(stamp - middle) < abs(last - middle)
+
+    def _most_are_set_back(self, image: StampedImage) -> bool:
+        """Keep an image of a camera that was set back; True when it is the clock of all."""
+        name, stamp = image.camera, image.stamp_ns
+        held = self._set_back.setdefault(name, deque())
+        if held and stamp <= held[-1].stamp_ns:
+            self._drop(name, "out_of_order")
+            return False
+        held.append(image)
+        if len(held) > _HELD:
+            held.popleft()
+            self._drop(name, "set_back")
+            self._warn_set_back(name, (max(self._last.values()) - stamp) * 1e-9)
+        alive = self._alive()
+        return 2 * len(alive.intersection(self._set_back)) > len(alive)
+
+    def _alive(self) -> set[str]:
+        """Cameras that have sent lately, by the number of images, for clocks are in doubt."""
+        oldest = self.received.total() - _ALIVE_IMAGES * len(self.cameras)
+        return {name for name in self._last if self._heard[name] >= oldest}
+
+    def _warn_set_back(self, name: str, behind_s: float) -> None:
+        if name not in self._set_back_warned:
+            self._set_back_warned.add(name)
+            _LOG.warning(
+                "camera '%s': its stamps went back while those of the others go on, and are now "
+                "%.3f s old; its images are left out until they are in time again: look at its "
+                "clock",
+                name,
+                behind_s,
+            )
+
+    def _begin_anew(self) -> None:
+        """The clock was set back: go on with what came since."""
+        _LOG.info("stamps went back, those of %s", ", ".join(self._set_back))
+        self.clock_resets += 1
+        held = [image for images in self._set_back.values() for image in images]
+        self._set_back.clear()
+        self._forget("clock_jump")
+        for image in sorted(held, key=lambda image: image.stamp_ns):
+            self._enqueue(image)
+
     def _forget(self, reason: str) -> None:
+        for name, images in self._set_back.items():
+            self._drop(name, reason, len(images))
+        self._set_back.clear()
+        self._set_back_warned.clear()
         for name, queue in self._queues.items():
             self._drop(name, reason, len(queue))
             queue.clear()
@@ -295,7 +388,7 @@ class Ingest:
             end = min(heads) + self._skew_ns
             needed = self._needed()
             members = [n for n, q in self._queues.items() if q and q[0].stamp_ns <= end]
-            gone = self._absent | self._left_out.silent
+            gone = self._absent | self._left_out.silent | set(self._set_back)
             waiting = [n for n, q in self._queues.items() if not q and n not in gone]
             is_full = any(len(q) >= self._config.queue_size for q in self._queues.values())
             if len(members) == len(self.cameras) or (

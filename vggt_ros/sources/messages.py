@@ -358,6 +358,16 @@ def transforms_from_message(message: Any) -> Iterable[tuple[str, str, Rigid3]]:
     Raises:
         CalibrationError: NaN or a quaternion that is not of length 1.
     """
+    for parent, child, pose, _ in stamped_transforms_from_message(message):
+        yield parent, child, pose
+
+
+def stamped_transforms_from_message(message: Any) -> Iterable[tuple[str, str, Rigid3, int]]:
+    """As `transforms_from_message`, with the stamp [ns] of each.
+
+    Raises:
+        CalibrationError: NaN or a quaternion that is not of length 1.
+    """
     for stamped in message.transforms:
         parent = str(stamped.header.frame_id).lstrip("/")
         child = str(stamped.child_frame_id).lstrip("/")
@@ -366,7 +376,7 @@ def transforms_from_message(message: Any) -> Iterable[tuple[str, str, Rigid3]]:
             pose = Rigid3.from_quaternion((q.x, q.y, q.z, q.w), (t.x, t.y, t.z))
         except ValueError as error:
             raise CalibrationError(f"transform '{parent}' from '{child}': {error}") from error
-        yield parent, child, pose
+        yield parent, child, pose, stamp_ns(stamped.header)
 
 
 def tf_message(transforms: Iterable[tuple[str, str, Rigid3]], stamp_ns: int) -> Any:
