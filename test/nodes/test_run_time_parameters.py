@@ -227,9 +227,17 @@ def map_request(node):
     return asked[0]
 
 
+def period_s(timer):
+    return timer.timer_period_ns / 1e9
+
+
 NODE = {
-    "publish.map_rate_hz": (7.0, lambda n: n._map_timer.timer_period_ns / 1e9, 1 / 7),
-    "publish.status_rate_hz": (9.0, lambda n: n._status_timer.timer_period_ns / 1e9, 1 / 9),
+    "publish.map_rate_hz": (7.0, lambda n: period_s(n._map_timer), 1 / 7),
+    "publish.status_rate_hz": (
+        9.0,
+        lambda n: period_s(n._reports.status_timer),
+        1 / 9,
+    ),
     "publish.map_voxel_m": (0.25, lambda n: map_request(n)[0], 0.25),
     "publish.map_max_points": (1234, lambda n: map_request(n)[1], 1234),
     "publish.points": (False, lambda n: n._outputs.config.publish.points, False),
@@ -253,6 +261,32 @@ def test_the_node_obeys(node):
         assert found(node) == pytest.approx(expected), name
 
 
+OTHERS = {
+    name
+    for name in RUN_TIME
+    if name.startswith(("crop.", "self_filter.", "occupancy.", "publish.update_"))
+    or name == "publish.depth_unscaled"
+}
+"""What they do is tested beside the outputs and the map; here, that they get there."""
+
+
+def test_changes_reach_outputs_and_pipeline(node):
+    for name in sorted(OTHERS):
+        info = flatten(MapperConfig())[name]
+        value = info.choices[1] if info.choices else None
+        if value is None:
+            value = (
+                not info.default if info.type == "bool" else info.default + type(info.default)(1)
+            )
+        if info.type == "float" and info.high is not None:
+            value = min(value, 0.5 * (info.default + info.high))
+        (result,) = node.set_parameters([Parameter(name, value=value)])
+        assert result.successful, (name, result.reason)
+        node._worker.call(lambda: None, 5.0)
+        for owner in (node._outputs, node._worker.pipeline):
+            assert flatten(owner.config)[name].default == value, name
+
+
 def test_changes_reach_ingest_and_pipeline(node):
     changes = {"ingest.max_skew_ms": 3.0, "map.min_hits": 5}
     for name, value in changes.items():
@@ -266,4 +300,4 @@ def test_changes_reach_ingest_and_pipeline(node):
 
 
 def test_every_parameter_that_may_change_is_in_one_of_the_tables():
-    assert set(PIPELINE) | set(INGEST) | set(NODE) == RUN_TIME
+    assert set(PIPELINE) | set(INGEST) | set(NODE) | OTHERS == RUN_TIME

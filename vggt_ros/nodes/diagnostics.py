@@ -20,8 +20,8 @@ from vggt_ros.nodes.findings import (
     state_word,
     topic_findings,
 )
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
-from vggt_ros.nodes.worker import Health
 from vggt_ros.pipeline.stages import EngineInUse
 
 _LEVELS = {

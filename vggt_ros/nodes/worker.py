@@ -1,8 +1,8 @@
-"""The threads around the pipeline: one that maps, one that publishes.
+"""The thread that maps.
 
 The algorithm has no threads. Callbacks of ROS only put images into the queues of ingest; one
 worker thread takes sets out, decodes and maps them; what it makes goes into slots that keep the
-latest only, from which a second thread publishes.
+latest only, from which a second thread publishes (`latest_publisher.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vggt_ros.config import Config
@@ -29,9 +29,9 @@ from vggt_ros.errors import (
 )
 from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.calibration import Calibrated, Calibration
+from vggt_ros.nodes.health import Health
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.rig_overlap import rig_overlap
-from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.pipeline.waiting_sets import WaitingSets
 from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
 
@@ -52,48 +52,6 @@ _ARRIVALS = 1000
 
 _REPEAT_WARNING_S = 5.0
 """A fault that repeats is logged this often; all of them are counted."""
-
-
-@dataclass(frozen=True, eq=False)
-class Health:
-    """What the worker last knew, replaced as a whole; read by other threads."""
-
-    stamp_ns: int = 0
-    state: str = "collecting"
-    detail: str = ""
-    scene: AlignedScene | None = None
-    bootstrapper: str = ""
-    depth_estimator: str = ""
-    engines: Mapping[str, EngineInUse] = field(default_factory=dict)
-    map_points: int = 0
-    memory_bytes: int = 0
-    sets_received: int = 0
-    sets_used: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    camera_drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    camera_errors: Mapping[str, str] = field(default_factory=dict)
-    alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
-    timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    skews_ms: Mapping[str, float] = field(default_factory=dict)
-    """Stamp of a camera's images minus that of their sets."""
-    clock_jumps: int = 0
-    overlap: float = math.nan
-    internal_errors: int = 0
-    publishing_errors: int = 0
-    step_s: float = 0.0
-    """So long the set in hand has been mapped; 0 between sets."""
-    waits: bool = False
-    """Sets are not taken on purpose: the calibration is not complete."""
-    map_from_rig: Rigid3 | None = None
-    """Of the newest set; where the rig stands still, of the bootstrap."""
-    map_from_world: Rigid3 | None = None
-    """`map` from the frame in which others say where the rig is (motion tf)."""
-    keyframes: int = 0
-    loops: int = 0
-    place_fault: str = ""
-    """Why the newest set has no place, where others say where the rig is."""
-    unplaced_s: float = 0.0
-    """Seconds since a set had a place; 0 without a fault."""
 
 
 @dataclass(frozen=True, eq=False)
