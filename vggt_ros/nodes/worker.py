@@ -353,12 +353,7 @@ class MappingWorker:
         is_settled = self.pipeline.scene is not None and self._calibrated is not None
         if self._paused or not (is_settled or self._calibrate()):
             return
-        if self._ingest.clock_resets != self._clock_resets:
-            self._clock_resets = self._ingest.clock_resets
-            logger.warning("stamps jumped back: scene and map are reset")
-            if self._tf is not None:
-                self._tf.forget()
-            self._reset()
+        self._follow_clock(self._ingest.clock_resets)
         while not (self._stopping or self._tasks):
             if self._waiting is None or self._tf is None:
                 chosen, world_from_rig = self._ingest.take(), None
@@ -366,8 +361,19 @@ class MappingWorker:
                 chosen, world_from_rig = self._take_placed(self._waiting, self._tf.now_ns())
             if chosen is None:
                 return
+            self._follow_clock(chosen.clock_resets)  # it may have jumped in the meantime
             self._map(chosen, world_from_rig)
             self._report()
+
+    def _follow_clock(self, resets: int) -> None:
+        """Forget the map where the sets from here on are of another round of a bag."""
+        if resets <= self._clock_resets:
+            return
+        self._clock_resets = resets
+        logger.warning("stamps jumped back: scene and map are reset")
+        if self._tf is not None:
+            self._tf.forget()
+        self._reset()
 
     def _take_placed(
         self, waiting: WaitingSets, now_ns: int

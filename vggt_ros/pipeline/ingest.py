@@ -48,6 +48,8 @@ class ImageSet:
 
     stamp_ns: int
     images: tuple[StampedImage, ...]
+    clock_resets: int = 0
+    """Of the ingest when the set was taken: a higher number is another round of a bag."""
 
 
 class Ingest:
@@ -413,7 +415,7 @@ class Ingest:
         stamp = stamps[(len(stamps) - 1) // 2]
         for image in images:
             self._skews[image.camera].append(image.stamp_ns - stamp)
-        return ImageSet(stamp, images)
+        return ImageSet(stamp, images, self.clock_resets)
 
     def _advance(self, members: list[str]) -> None:
         """Where cameras are faster than `max_skew_ms`, go on to images closer together."""
