@@ -24,7 +24,7 @@ SCENE = SimpleNamespace(
 class Chosen:
     """A set without images."""
 
-    images = ()
+    images, clock_resets = (), 0
 
     def __init__(self, number):
         self.number = number
@@ -140,6 +140,26 @@ def test_after_a_reset_the_new_scene_is_told(run):
 def test_errors_are_counted_once_under_their_own_name(run, kind):
     worker, _ = run([kind("why"), "scene", kind("shapes"), None])
     assert worker.health.dropped == {"bootstrap failed": 1, kind.__name__: 1}
+
+
+def test_a_set_after_a_jump_is_not_mapped_into_the_old_map(run):
+    """The jump comes after the look at the clock, and before the set is taken."""
+    worker, told = run(["scene", None])
+    take = worker._ingest.take
+
+    def take_after_jump():
+        chosen = take()
+        if chosen is not None:
+            worker._ingest.clock_resets = chosen.clock_resets = 1
+        return chosen
+
+    worker._ingest.take = take_after_jump
+    worker.pipeline.script += ["scene", None]
+    worker._ingest.waiting += [2, 3]
+    while worker._ingest.waiting:
+        worker.call(lambda: None, 5.0)
+    worker.call(lambda: None, 5.0)
+    assert told[3:] == [("cleared", -1), ("scene", 2), ("set", 2), ("set", 3)]
 
 
 def test_one_internal_error_leaves_one_set_out(run):

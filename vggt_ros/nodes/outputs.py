@@ -20,11 +20,12 @@ from vggt_ros.mapping.updates import inside
 from vggt_ros.nodes import conversions, qos
 from vggt_ros.nodes.calibration import Calibrated
 from vggt_ros.nodes.clouds import set_cloud
+from vggt_ros.nodes.latest_publisher import LatestPublisher
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.moving_outputs import RigPlaces, moved_markers, path_message
 from vggt_ros.nodes.qos_events import QosReport, advertise
 from vggt_ros.nodes.transforms import Frames, StaticBroadcaster
-from vggt_ros.nodes.worker import LatestPublisher, MappingWorker, Motion
+from vggt_ros.nodes.worker import MappingWorker, Motion
 from vggt_ros.types import AlignedScene, DepthMap, PointCloud
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from sensor_msgs.msg import PointCloud2, PointField
 from vggt_ros.config import Config
 from vggt_ros.errors import ConfigError, VggtRosError
 from vggt_ros.nodes import conversions, qos
-from vggt_ros.nodes.worker import LatestPublisher, MappingWorker
+from vggt_ros.nodes.latest_publisher import LatestPublisher
+from vggt_ros.nodes.worker import MappingWorker
 
 if TYPE_CHECKING:  # imported where they are used: they bring kernels along
     from vggt_ros.mapping.occupancy import OccupancyGrid as Grid
