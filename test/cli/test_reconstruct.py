@@ -323,3 +323,35 @@ def test_the_volume_is_a_plain_archive(folders, tmp_path):
     with zipfile.ZipFile(tmp_path / "tsdf_volume.npz") as archive:
         assert archive.testzip() is None
         assert {"coords.npy", "values.npy"} <= set(archive.namelist())
+
+
+def test_a_flat_folder_is_one_camera_and_that_is_said(folders, tmp_path, capsys):
+    for k, name in enumerate(folders.rig.names):
+        shutil.copy(folders.path / "images" / name / "0.png", tmp_path / f"{k}.png")
+    assert run("--images", tmp_path, *QUICK, "--out_dir", tmp_path / "out") == 1
+    assert "--camera_per_image" in capsys.readouterr().err.splitlines()[-1]
+    assert report_of(tmp_path / "out")["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_the_fountain(shared_data, tmp_path, capsys):
+    """The commands of docs/reconstruct.md: dense, and sharp in COLMAP."""
+    pycolmap = pytest.importorskip("pycolmap")
+    photographs, out = shared_data / "fountain_p11", tmp_path / "fountain"
+    words = ("--images", photographs, "--camera_per_image", "--bootstrap", "sfm")
+    assert run(*words, "--out_dir", out) == 0
+    cloud = read_ply(out / "map_updated.ply")
+    assert len(cloud) >= 300_000
+    assert len(read_ply(out / "bootstrap_map.ply")) >= 300_000
+    assert main(["export", str(out), "--format", "colmap", "--images", str(photographs)]) == 0
+    model = pycolmap.Reconstruction(str(out / "map_colmap"))
+    assert len(model.images) == 11
+    measured = [p.error for p in model.points3D.values() if p.error >= 0]
+    assert len(measured) > 5_000
+    assert np.mean(measured) <= 0.7
+    # The preview shows the fountain: its stone is red, and it stands in the middle of both views.
+    sheet = cv2.imread(str(out / "preview.png")).astype(int)
+    for half in (slice(None, 960), slice(960, None)):
+        view = sheet[-640:, half]
+        red = (view[..., 2] > view[..., 1] + 25) & (view[..., 2] > 60)
+        assert red[160:520, 240:720].sum() > 8_000
