@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.cli.reconstruct_cameras import open_live, open_sources, rig_in_use
+from vggt_ros.cli.reconstruct_cameras import are_unscaled, open_live, open_sources, rig_in_use
 from vggt_ros.cli.reconstruct_output import Output
 from vggt_ros.cli.reconstruct_plan import Plan, with_cameras
 from vggt_ros.errors import AlignmentError, SourceError, VggtRosError
@@ -76,6 +76,9 @@ def reconstruct(plan: Plan, out: Path) -> int:
         )
         output = stack.enter_context(Output(out, plan.save_depth))
         run = Run(pipeline, ingest, output, plan, list(plan.notes))
+        if are_unscaled(plan):
+            run.output.is_unscaled = True
+            run.notes.append(f"poses {plan.options.poses} are unscaled, and so is this run")
         if plan.initial_map is not None:
             _load_initial_map(run, source.poses(0))
         stop = _Interrupt()
