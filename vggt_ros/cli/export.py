@@ -218,8 +218,7 @@ def _read(path: Path, cameras: Path | None) -> tuple[PointCloud, Mesh | None, Al
             raise ConfigError(
                 f"--cameras {cameras}: expected none with {path}, a saved map, which has its own"
             )
-        cloud, scene = read_cloud(path)
-        return cloud, None, scene
+        return _with_own_cameras(*read_cloud(path))
     if path.suffix.lower() == ".pcd":
         cloud = read_pcd(path)
     else:
@@ -237,6 +236,12 @@ def _read(path: Path, cameras: Path | None) -> tuple[PointCloud, Mesh | None, Al
             "with --cameras"
         )
     return cloud, mesh, scene
+
+
+def _with_own_cameras(
+    cloud: PointCloud, scene: AlignedScene
+) -> tuple[PointCloud, None, AlignedScene]:
+    return cloud, None, scene
 
 
 def _filtered(cloud: PointCloud, args: argparse.Namespace) -> PointCloud:
