@@ -81,6 +81,16 @@ class FrameConfig:
     rig: str = parameter("rig", "frame of the rig where no TF names one")
     base: str = parameter("base_link", "robot frame that carries the cameras in the URDF")
     odom: str = parameter("", "odometry frame; empty: no odometry")
+    tf_wait_ms: float = parameter(
+        500.0,
+        "motion tf: a set waits this long for the transform at its stamp, then it is dropped",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+    )
+    tf_history_s: float = parameter(
+        10.0, "transforms of /tf are remembered this long", unit="s", low=0.1, high=600.0
+    )
 
 
 @dataclass(frozen=True)
@@ -373,6 +383,14 @@ class MapConfig:
     min_confidence: float = parameter(
         0.0, "surfels below are left out of clouds and exports", low=0.0, runtime=True
     )
+    truncation_voxels: float = parameter(
+        6.0,
+        "half width of the band of a TSDF in which distances are kept; the noise of a depth must "
+        "fit into it",
+        unit="voxels",
+        low=1.0,
+        high=32.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -387,6 +405,22 @@ class PublishConfig:
     points: bool = parameter(True, "publish ~/points of the latest set", runtime=True)
     depth: bool = parameter(True, "publish depth images", runtime=True)
     status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100)
+    depth_unscaled: bool = parameter(
+        False,
+        "publish depth images while the scale is unknown too; whoever reads them takes their "
+        "numbers for metres (REP-118), which they are not",
+        runtime=True,
+    )
+    odom_rate_hz: float = parameter(
+        10.0, "map -> odom on /tf, where there is odometry", unit="Hz", low=0.1, high=1000.0
+    )
+    odom_ahead_ms: float = parameter(
+        200.0,
+        "map -> odom is stamped this much later than now, so that it is known until the next",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+    )
     update_rate_hz: float = parameter(
         2.0, "~/map_update: changed blocks of the map", unit="Hz", low=0.01, high=100, runtime=True
     )
@@ -408,6 +442,48 @@ class PublishConfig:
         low=0.0,
         high=86_400.0,
         runtime=True,
+    )
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """`trajectory.*`: keyframes, windows and loops of a rig that moves (`motion`)."""
+
+    window_views: int = parameter(12, "images that are reconstructed together", low=2, high=200)
+    shared_views: int = parameter(
+        4, "images that a window shares with the one before", low=1, high=100
+    )
+    min_displacement: float = parameter(
+        0.03,
+        "sets whose features have moved less are no keyframes; median, fraction of the image's "
+        "width",
+        low=0.0,
+        high=1.0,
+    )
+    max_overlap: float = parameter(
+        0.3,
+        "a set in which a smaller part of the features is found again is a keyframe too",
+        low=0.0,
+        high=1.0,
+    )
+    min_loop_matches: int = parameter(
+        40, "features, of 300, that must agree for a place of long ago", low=8, high=300
+    )
+    max_loops: int = parameter(2, "loops that are tried after one window", low=0, high=100)
+    calibration_views: int = parameter(
+        24,
+        "unknown intrinsics are found from a first window of so many images, then held",
+        low=2,
+        high=200,
+    )
+    odometry_sigma: float = parameter(
+        0.02, "drift of the odometry, standard deviation over the path", low=1e-5, high=1.0
+    )
+    correct_voxels: float = parameter(
+        1.0,
+        "the map is made anew from the kept depth where loops move part of it by more voxels",
+        low=0.0,
+        high=1e6,
     )
 
 
@@ -516,6 +592,7 @@ class Config:
     align: AlignConfig = field(default_factory=AlignConfig)
     map: MapConfig = field(default_factory=MapConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     camera: dict[str, CameraConfig] = field(default_factory=dict)
     export: ExportConfig = field(default_factory=ExportConfig)
     crop: CropConfig = field(default_factory=CropConfig)

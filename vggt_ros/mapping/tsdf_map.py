@@ -42,9 +42,6 @@ BLOCK = 16
 """Voxels along the edge of a block. Blocks of 8 leave a third as many voxels empty, but rays
 take twice as long through them."""
 
-TRUNCATION_VOXELS = 6.0
-"""Half width of the band in which distances are kept. Noise of a depth must fit into it."""
-
 MOST_WEIGHT = 12
 """Depth maps that a voxel remembers when `map.carve` is set; as many looks through a surface
 that has moved away remove it."""
@@ -215,7 +212,7 @@ class TsdfMap:
             depth_min=self.config.voxel_m,
             depth_max=self.config.max_depth_m,
             weight_threshold=1.0,
-            trunc_voxel_multiplier=TRUNCATION_VOXELS,
+            trunc_voxel_multiplier=self.config.truncation_voxels,
             range_map_down_factor=_RAY_STEP,
         )
 
@@ -427,7 +424,7 @@ class TsdfMap:
                 view.camera_from_map,
                 1.0,
                 self.config.max_depth_m,
-                TRUNCATION_VOXELS,
+                self.config.truncation_voxels,
             )
             .cpu()
             .numpy()
@@ -469,7 +466,7 @@ class TsdfMap:
                 view.camera_from_map,
                 1.0,
                 self.config.max_depth_m,
-                TRUNCATION_VOXELS,
+                self.config.truncation_voxels,
             )
         if self.config.carve and self._set % (MOST_WEIGHT // 4) == 0:
             index = self._tensor(self._find(blocks))

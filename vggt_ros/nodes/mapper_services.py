@@ -79,17 +79,26 @@ class MapperServices:
     ) -> Trigger.Response:
         worker = self._get_worker()
         if not self._refuse(response, active) and worker is not None:
+            health = worker.health
             worker.reset()
             response.success = True
-            response.message = f"accepted: {text}; see ~/status"
+            response.message = (
+                f"accepted: {text} ({health.map_points} points, {health.sets_used} sets mapped "
+                "so far); see ~/status"
+            )
         return response
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         worker = self._get_worker()
         if not self._refuse(response, active=True) and worker is not None:
-            worker.pause(request.data)
+            waited = worker.pause(request.data)
+            dropped = worker.health.dropped.get("paused", 0)
             response.success = True
-            response.message = "paused" if request.data else "mapping goes on"
+            response.message = (
+                f"paused; {waited} images that waited are dropped"
+                if request.data
+                else f"mapping goes on; {dropped} images were dropped while paused"
+            )
         return response
 
     def _on_save_map(

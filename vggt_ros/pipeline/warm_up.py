@@ -111,6 +111,7 @@ def warm_up_config(config: Config) -> Config:
     return replace(
         config,
         cameras=list(_CAMERAS),
+        motion="static",
         scale=ScaleConfig(source="none"),
         camera={},
         self_filter=SelfFilterConfig(),
