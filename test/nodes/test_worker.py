@@ -211,3 +211,47 @@ def test_a_posted_task_that_fails_is_told(run, caplog):
         worker.post(refused)
         worker.call(lambda: None, 5.0)
     assert "map.min_confidence: expected 0" in caplog.text
+
+
+def test_a_loaded_map_is_told_at_once_and_mapping_goes_on(run):
+    worker, told = run(["scene", None])
+    saved = SimpleNamespace(scene=SimpleNamespace(**vars(SCENE)), stamp_ns=9)
+    worker.pipeline.take_over = lambda given: setattr(worker.pipeline, "scene", given.scene)
+    del told[:]
+    worker.call(lambda: worker.take_over(saved), 5.0)
+    assert told == [("cleared", -1), ("scene", 9)]
+    assert worker.health.scene is saved.scene
+    worker.pipeline.script += [None]
+    worker._ingest.waiting.append(2)
+    worker.call(lambda: None, 5.0)
+    worker.call(lambda: None, 5.0)
+    assert told[2:] == [("set", 2)]
+
+
+def test_a_map_that_is_loaded_before_the_rig_is_known_is_told_with_the_first_set(run):
+    worker, told = run([])
+    resolve, worker._calibration.resolve = worker._calibration.resolve, lambda _: "waiting"
+    worker._calibrated = None
+    saved = SimpleNamespace(scene=SCENE, stamp_ns=9)
+    worker.pipeline.take_over = lambda given: setattr(worker.pipeline, "scene", given.scene)
+    worker.call(lambda: worker.take_over(saved), 5.0)
+    worker.pipeline.script += [None]
+    worker._ingest.waiting.append(0)
+    worker.call(lambda: None, 5.0)
+    assert told == [("cleared", -1)]
+    worker._calibration.resolve = resolve
+    while worker._ingest.waiting:
+        worker.call(lambda: None, 5.0)
+    worker.call(lambda: None, 5.0)
+    assert told == [("cleared", -1), ("scene", 0), ("set", 0)]
+
+
+def test_who_asks_for_the_next_set_gets_it(run):
+    worker, told = run(["scene"])
+    with pytest.raises(TimeoutError, match="no set within"):
+        worker.next_set(0.05)
+    worker.pipeline.script += [None]
+    threading.Timer(0.1, lambda: worker._ingest.waiting.append(1)).start()
+    assert worker.next_set(10.0) == 1
+    worker.call(lambda: None, 5.0)
+    assert told[-1] == ("set", 1)

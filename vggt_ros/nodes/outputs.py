@@ -162,8 +162,9 @@ class Outputs:
 
     def _publish_map(self, value: tuple[PointCloud, int]) -> None:
         cloud, stamp_ns = value
-        cloud = self._cropped(cloud)
-        cloud = select(cloud, thin_to(len(cloud), self.config.publish.map_max_points))
+        if self.config.crop.enabled:
+            cloud = self._cropped(cloud)
+            cloud = select(cloud, thin_to(len(cloud), self.config.publish.map_max_points))
         self._map_publisher.publish(
             conversions.cloud_message(cloud, stamp_ns, self.config.frame.map)
         )

@@ -313,5 +313,6 @@ def grid_message(grid: Grid, stamp_ns: int, frame_id: str) -> OccupancyGrid:
     message.info.origin.position.y = grid.y
     message.info.origin.position.z = grid.floor_z
     message.info.origin.orientation.w = 1.0
-    message.data = array.array("b", np.ascontiguousarray(grid.cells).tobytes())
+    buffer = array.array("b", np.ascontiguousarray(grid.cells).tobytes())
+    message.data = buffer
     return message
