@@ -373,7 +373,7 @@ _EMPTY = PointCloud(
 )
 
 
-def _check_header(path: str | Path, header: dict[str, Any], config: MapConfig) -> None:
+def _check_header(path: MapPath, header: dict[str, Any], config: MapConfig) -> None:
     if header.get("block") != BLOCK or not isinstance(header.get("set"), int):
         raise SourceError(
             f"map file {path}: expected blocks of {BLOCK} voxels and a count of sets, got "
