@@ -26,6 +26,7 @@ SECTIONS = {
     "map_limits": "Map: what moves, memory, growth",
     "dds": "Images over DDS",
     "map_rendering": "Rendering the map beside its peers",
+    "scale": "Scale and the check of the rig",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 

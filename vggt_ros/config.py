@@ -264,8 +264,16 @@ class ScaleConfig:
 
     source: str = parameter(
         "auto",
-        "auto: rig poses if there are any, else the parameter, else none",
-        choices=("auto", "rig", "parameter", "none"),
+        "auto: all that there are, fused (docs/scale.md); else only the one that is named",
+        choices=(
+            "auto",
+            "rig",
+            "odometry",
+            "depth_camera",
+            "metric_model",
+            "parameter",
+            "none",
+        ),
     )
     metres_per_unit: float = parameter(
         0.0, "metres per scene unit for source parameter; 0: not given", unit="m", low=0.0
@@ -280,6 +288,27 @@ class ScaleConfig:
         0.1, "a camera farther from its place is an outlier; fraction of the rig's size", low=0.0
     )
     require_metric: bool = parameter(False, "publish nothing while the scale is unknown")
+    depth_camera_sigma: float = parameter(
+        0.01,
+        "standard deviation of what all depths of a depth camera are too long or too short by, "
+        "as a fraction",
+        low=0.0,
+        high=1.0,
+    )
+    odometry_sigma: float = parameter(
+        0.02,
+        "standard deviation of what all distances of the odometry are too long or too short by, "
+        "as a fraction",
+        low=0.0,
+        high=1.0,
+    )
+    metric_model_sigma: float = parameter(
+        0.15,
+        "standard deviation of what all depths of a network of metric depth are too long or too "
+        "short by, as a fraction",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -405,6 +434,35 @@ class MapConfig:
         unit="voxels",
         low=1.0,
         high=32.0,
+    )
+
+
+@dataclass(frozen=True)
+class CheckRigConfig:
+    """`check_rig.*`: are the cameras still where TF or the rig file says."""
+
+    period_s: float = parameter(
+        0.0, "a check in the background this often; 0: only on request", unit="s", low=0.0
+    )
+    sets: int = parameter(1, "newest frame sets that a check uses", low=1, high=16)
+    warn_rotation_deg: float = parameter(
+        0.5, "a camera that is turned farther is a warning", unit="deg", low=0.0, high=180.0
+    )
+    warn_centre_m: float = parameter(
+        0.01, "a camera that is farther from its place is a warning", unit="m", low=0.0
+    )
+    error_rotation_deg: float = parameter(
+        1.0, "a camera that is turned farther is an error", unit="deg", low=0.0, high=180.0
+    )
+    error_centre_m: float = parameter(
+        0.03, "a camera that is farther from its place is an error", unit="m", low=0.0
+    )
+    significance: float = parameter(
+        4.0,
+        "a camera is as good as in its place if its errors explain it with the chance of so many "
+        "standard deviations",
+        low=1.0,
+        high=100.0,
     )
 
 
@@ -613,3 +671,4 @@ class Config:
     crop: CropConfig = field(default_factory=CropConfig)
     self_filter: SelfFilterConfig = field(default_factory=SelfFilterConfig)
     occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
+    check_rig: CheckRigConfig = field(default_factory=CheckRigConfig)

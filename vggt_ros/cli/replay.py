@@ -236,14 +236,19 @@ def replay_bag(
             check_cameras(saved, pipeline)
             pipeline.take_over(saved)
         ingest = stack.enter_context(
-            Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
+            Ingest(
+                rig.names,
+                {n: rig.models.get(n) for n in rig.names},
+                config.ingest,
+                tuple(chosen.depth_topics.values()),
+            )
         )
         for topic, name in chosen.topics.items():
             if not bag.topics[topic].count:
                 ingest.leave_out(name)
         moved = config.motion == "tf"
         places = BagPlaces(bag, config, rig.rig_frame) if moved else None
-        images = BagImages(chosen.topics, ingest, places)
+        images = BagImages(chosen.topics, ingest, places, chosen.depth_topics)
         outcome = Outcome(pipeline, config, {}, notes=list(chosen.notes))
         failure: AlignmentError | None = None
         bar = tqdm(

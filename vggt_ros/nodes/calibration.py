@@ -13,7 +13,7 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.nodes.transforms import Frames
 from vggt_ros.rig import Rig, RigCamera
 from vggt_ros.sources.messages import model_from_camera_info
-from vggt_ros.types import AlignedScene
+from vggt_ros.types import AlignedScene, unscaled_frame
 
 C = TypeVar("C", bound=Config)
 
@@ -162,7 +162,9 @@ class Calibration:
             return {n: p for n, p in given.items() if p is not None}, self._rig_frame
         best: dict[str, Rigid3] = {}
         best_frame = self._rig_frame
-        below = [f for f in (self._config.frame.map, self._config.frame.odom) if f]
+        map_frame = self._config.frame.map
+        known = (map_frame, unscaled_frame(map_frame), self._config.frame.odom)
+        below = [frame for frame in known if frame]
         tops = [self._frames.top(frame, *below) for frame in frame_ids.values()]
         # A camera without a parent is no rig; one that TF moves is a rig of one.
         moves_alone = self._config.motion == "tf" and len(frame_ids) == 1

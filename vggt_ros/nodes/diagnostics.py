@@ -26,7 +26,7 @@ from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
 from vggt_ros.pipeline.stages import EngineInUse
 
-_LEVELS = {
+LEVELS = {
     finding_texts.OK: DiagnosticStatus.OK,
     finding_texts.WARN: DiagnosticStatus.WARN,
     finding_texts.ERROR: DiagnosticStatus.ERROR,
@@ -155,7 +155,7 @@ def _diagnostic(
     return DiagnosticStatus(
         name=name,
         hardware_id=hardware_id,
-        level=_LEVELS[order[worst]],
+        level=LEVELS[order[worst]],
         message="; ".join(f.text for f in told),
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )

@@ -156,8 +156,11 @@ def pipeline_findings(
         found = [Finding(state, kinds[state].level, state)]
     else:
         found = [finding(kinds, state, detail=detail)]
-    if state == "mapping" and status.detail:
+    contradiction = health.scene.scale.contradiction if health.scene is not None else ""
+    if state == "mapping" and status.detail and status.detail != contradiction:
         found = [Finding(f.key, f.level, f"{f.text}: {status.detail}") for f in found]
+    if contradiction:
+        found.append(finding(kinds, "contradiction", text=contradiction))
     if status.memory_budget_bytes:
         share = status.memory_bytes / status.memory_budget_bytes
         if share > limits.max_memory:

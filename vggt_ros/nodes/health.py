@@ -55,3 +55,4 @@ class Health:
     """Of a rig that moves, where the newest set has its cameras; else empty."""
     set_back: tuple[str, ...] = ()
     """Cameras whose stamps have gone back while those of the others go on."""
+    scale_drift: float = math.nan

@@ -36,6 +36,7 @@ from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
 from vggt_ros.nodes.qos_events import QosReport
 from vggt_ros.nodes.reports import Look, Reports
+from vggt_ros.nodes.rig_check import RigChecker
 from vggt_ros.nodes.side_outputs import SideOutputs
 from vggt_ros.nodes.transforms import Frames, listen
 from vggt_ros.nodes.worker import MappingWorker, RigInTf
@@ -109,8 +110,16 @@ class Mapper(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
         self._answer_impossible_transitions()
         self._failed_guard = self.create_guard_condition(self._leave_failed)
+        self._rig_checker = RigChecker(
+            self, lambda: self._worker, lambda: self._resolved, lambda: self._frames
+        )
         self._reports = Reports(
-            self, self._look, self._qos_report, self._timers_group, self._steady
+            self,
+            self._look,
+            self._qos_report,
+            self._rig_checker,
+            self._timers_group,
+            self._steady,
         )
         self._answers = MapperServices(
             self, lambda: self._worker, lambda: self._inputs is not None
@@ -164,7 +173,7 @@ class Mapper(LifecycleNode):
     def close(self) -> bool:
         """Stop threads and free everything, whatever the state."""
         self._free()
-        return self._finished
+        return self._finished and not self._rig_checker.busy
 
     def _answer_impossible_transitions(self) -> None:
         """A request such as to activate what is active: rclpy's error would end the process."""
@@ -244,7 +253,12 @@ class Mapper(LifecycleNode):
         )
         self._worker = MappingWorker(
             pipeline,
-            Ingest(config.cameras, {}, config.ingest),
+            Ingest(
+                config.cameras,
+                {},
+                config.ingest,
+                [name for name in config.cameras if config.camera[name].depth_topic],
+            ),
             self._calibration,
             self._outputs.scene_found,
             self._outputs.set_mapped,
@@ -351,6 +365,7 @@ class Mapper(LifecycleNode):
             except Exception as error:  # raised below
                 failures.append(error)
         self._calibration = None
+        self._rig_checker.forget()
         self._forget_destroyed()
         self._state = MapStatus.STATE_UNCONFIGURED
         if failures:

@@ -27,7 +27,8 @@ from vggt_ros.nodes.conversions import pose_message, time_message, transform_mes
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.transforms import Frames, MovingBroadcaster
 from vggt_ros.nodes.worker import Motion
-from vggt_ros.types import AlignedScene
+from vggt_ros.pipeline.report import map_frame
+from vggt_ros.types import AlignedScene, unscaled_frame
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class RigPlaces:
         self._map_from_odom: Rigid3 | None = None
         self._sent: tuple[int, Rigid3] | None = None
         self._told: set[str] = set()
+        self._map_frame = config.frame.map
         self._lock = threading.Lock()
         self._timer: Any = None
         if config.frame.odom:
@@ -111,6 +113,7 @@ class RigPlaces:
             calibrated: the rig, with the cameras' frames.
             scene: where the rig was found with it.
         """
+        self._map_frame = map_frame(self._config.frame.map, scene)
         odom = self._config.frame.odom
         if self._config.motion == "tf":
             if odom:
@@ -177,9 +180,10 @@ class RigPlaces:
         The rig's frame may be a name of the rig file that TF knows nothing of, while the cameras
         have parents.
         """
-        map_frame, rig_frame = self._config.frame.map, calibrated.rig.rig_frame
-        top = self._frames.top(rig_frame, map_frame)
-        tops = {c: self._frames.top(c.frame_id, map_frame) for c in calibrated.rig.cameras}
+        rig_frame, named = calibrated.rig.rig_frame, self._config.frame.map
+        maps = (named, unscaled_frame(named))
+        top = self._frames.top(rig_frame, *maps)
+        tops = {c: self._frames.top(c.frame_id, *maps) for c in calibrated.rig.cameras}
         poses = rig_from_cameras(calibrated, scene)
         if top not in tops.values():
             for camera, of_camera in tops.items():
@@ -193,17 +197,18 @@ class RigPlaces:
         return top, self._frames.lookup_at(rig_frame, top, stamp_ns)
 
     def _send(self, map_from_child: Rigid3, child: str, stamp_ns: int) -> None:
-        map_frame = self._config.frame.map
         if child not in self._broadcaster.children:
             parent = self._frames.parent(child)
             if parent is not None:
                 self._warn_once(
                     "parent",
                     f"'{child}' already has the parent '{parent}', so no transform from "
-                    f"'{map_frame}' is published",
+                    f"'{self._map_frame}' is published",
                 )
                 return
-        self._broadcaster.send([transform_message(map_from_child, map_frame, child, stamp_ns)])
+        self._broadcaster.send(
+            [transform_message(map_from_child, self._map_frame, child, stamp_ns)]
+        )
 
     def _check_same_map(self, map_from_world: Rigid3) -> None:
         away = max(float(abs(map_from_world.translation).max()), map_from_world.angle_rad)

@@ -18,6 +18,7 @@ from vggt_ros.nodes.findings import Trend, fault_of, input_findings
 from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.qos_events import QosReport, advertise
+from vggt_ros.nodes.rig_check import RigChecker
 from vggt_ros.nodes.status import map_status
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -43,6 +44,7 @@ class Reports:
         node: publishes.
         look: called in the timers.
         qos_report: incompatible QoS by topic.
+        rig_checker: checks in the background, and tells what it found.
         group: of the timers.
         steady: a clock that runs whatever `/clock` does.
     """
@@ -52,12 +54,14 @@ class Reports:
         node: Node,
         look: Callable[[], Look],
         qos_report: QosReport,
+        rig_checker: RigChecker,
         group: Any,
         steady: Clock,
     ) -> None:
         self._node = node
         self._look = look
         self._qos_report = qos_report
+        self._rig_checker = rig_checker
         self._group = group
         self._steady = steady
         self._trend = Trend()
@@ -108,16 +112,19 @@ class Reports:
     def _publish_diagnostics(self) -> None:
         look = self._look()
         self._trend.update(look.health, look.monitors)
-        self._diagnostics_publisher.publish(
-            diagnostics(
-                self._node.get_fully_qualified_name().lstrip("/"),
-                self._status(look),
-                look.monitors,
-                look.health,
-                self._node.get_clock().now().nanoseconds,
-                look.config.diagnostics,
-                self._trend,
-                self._qos_report.texts,
-                look.error,
-            )
+        message = diagnostics(
+            self._node.get_fully_qualified_name().lstrip("/"),
+            self._status(look),
+            look.monitors,
+            look.health,
+            self._node.get_clock().now().nanoseconds,
+            look.config.diagnostics,
+            self._trend,
+            self._qos_report.texts,
+            look.error,
         )
+        rig_check = self._rig_checker.diagnostic()
+        if rig_check is not None:
+            message.status.append(rig_check)
+        self._diagnostics_publisher.publish(message)
+        self._rig_checker.poll()

@@ -33,6 +33,7 @@ from vggt_ros.nodes.health import Health
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.rig_overlap import rig_overlap
 from vggt_ros.pipeline.waiting_sets import WaitingSets
+from vggt_ros.rig import Rig
 from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
 
 if TYPE_CHECKING:  # it brings the kernels of the map along
@@ -150,6 +151,8 @@ class MappingWorker:
         self._newest_place: tuple[int, Rigid3] | None = None
         self._located: set[int] = set()
         self._set_wanted: list[Future[FrameSet]] = []
+        check_rig = getattr(pipeline.config, "check_rig", None)
+        self._latest: deque[FrameSet] = deque(maxlen=check_rig.sets if check_rig else 1)
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
     @property
@@ -159,6 +162,16 @@ class MappingWorker:
         if since is None:
             return self._health
         return dataclasses.replace(self._health, step_s=time.monotonic() - since)
+
+    @property
+    def latest_sets(self) -> list[FrameSet]:
+        """The newest sets, the oldest first, as many as `check_rig.sets`."""
+        return list(self._latest)
+
+    @property
+    def rig(self) -> Rig | None:
+        """What the pipeline knows of the rig; None while it is waited for."""
+        return self._calibrated.rig if self._calibrated is not None else None
 
     def start(self) -> None:
         """Start the thread."""
@@ -190,6 +203,15 @@ class MappingWorker:
         while len(self._arrived_s) > _ARRIVALS:
             self._arrived_s.pop(next(iter(self._arrived_s)), None)
         self._ingest.put(image)
+        with self._wake:
+            self._arrived = True
+            self._wake.notify()
+
+    def offer_depth(self, image: StampedImage) -> None:
+        """Queue the depth image of a camera; never waits."""
+        if self._stopping or self._paused:
+            return
+        self._ingest.put_depth(image)
         with self._wake:
             self._arrived = True
             self._wake.notify()
@@ -401,6 +423,7 @@ class MappingWorker:
             future = self._set_wanted.pop()
             if future.set_running_or_notify_cancel():
                 future.set_result(frame_set)
+        self._latest.append(frame_set)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -478,6 +501,7 @@ class MappingWorker:
     def _reset(self) -> None:
         self.pipeline.reset()
         self._told = None
+        self._latest.clear()
         self._alignments.clear()
         self._detail = ""
         self._newest_place = None
@@ -538,6 +562,7 @@ class MappingWorker:
             camera_errors=self._calibration.errors,
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
+            scale_drift=getattr(pipeline, "scale_drift", math.nan),
             map_from_rig=place if moves else scene and scene.map_from_rig,
             map_from_world=pipeline.map_from_world if moves else None,
             keyframes=pipeline.keyframes if moves else 0,

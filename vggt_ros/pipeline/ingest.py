@@ -20,8 +20,9 @@ from vggt_ros.config import IngestConfig
 from vggt_ros.errors import ConfigError, SourceError, nearest
 from vggt_ros.geometry import CameraModel
 from vggt_ros.pipeline.absent_cameras import AbsentCameras
+from vggt_ros.pipeline.depth_images import DepthImages
 from vggt_ros.pipeline.image_decoder import ImageDecoder
-from vggt_ros.types import Frame, FrameSet, StampedImage
+from vggt_ros.types import Float32, Frame, FrameSet, StampedImage
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class Ingest:
         cameras: names in the fixed order of views.
         models: intrinsics by camera; None or absent: not calibrated.
         config: limits.
+        depth_cameras: those whose depth images come by `put_depth`; a set waits a little for
+            them, and goes on without.
 
     Raises:
         ConfigError: no, too many or repeated cameras, or `min_cameras` above their number.
@@ -96,6 +99,7 @@ class Ingest:
         cameras: Sequence[str],
         models: Mapping[str, CameraModel | None],
         config: IngestConfig,
+        depth_cameras: Sequence[str] = (),
     ):
         if not 1 <= len(cameras) <= MAX_CAMERAS or len(set(cameras)) != len(cameras):
             raise ConfigError(
@@ -111,6 +115,7 @@ class Ingest:
         self.clock_resets = 0
         self._config = config
         self._skew_ns = int(config.max_skew_ms * 1e6)
+        self.depth = DepthImages(depth_cameras, config.queue_size, self._skew_ns)
         self._models = {name: models.get(name) for name in cameras}
         self._queues: dict[str, deque[StampedImage]] = {name: deque() for name in cameras}
         self._last: dict[str, int] = {}
@@ -125,6 +130,7 @@ class Ingest:
             cameras, int(config.silent_after_s * 1e9), warns=not config.min_cameras
         )
         self._taken_until: int | None = None
+        self._finished = False
         self._skews: dict[str, deque[int]] = {name: deque(maxlen=_SKEWS) for name in cameras}
         self._decoder = ImageDecoder(config.max_width)
         self._lock = threading.Lock()
@@ -236,6 +242,14 @@ class Ingest:
         with self._lock:
             self._put(image)
 
+    def put_depth(self, image: StampedImage) -> None:
+        """Keep a depth image for the colour image of the same camera and time.
+
+        Raises:
+            SourceError: of a camera that is not in `depth_cameras`.
+        """
+        self.depth.put(image)
+
     def take(self) -> ImageSet | None:
         """The oldest set that is ready, None if there is none yet."""
         with self._lock:
@@ -244,6 +258,7 @@ class Ingest:
     def finish(self) -> None:
         """Nothing more will come: do not wait for cameras with empty queues any longer."""
         with self._lock:
+            self._finished = True
             if self._needed() < len(self.cameras):
                 self._absent = {name for name in self.cameras if not self._queues[name]}
 
@@ -381,6 +396,7 @@ class Ingest:
             skews.clear()
         self._left_out.forget_stamps()
         self._taken_until = None
+        self.depth.clear()
 
     def _take(self) -> ImageSet | None:
         while True:
@@ -396,12 +412,20 @@ class Ingest:
             if len(members) == len(self.cameras) or (
                 len(members) >= needed and (not waiting or is_full)
             ):
+                if not (is_full or self._finished) and self._awaits_depth(members):
+                    return None
                 return self._pop(members)
             if len(members) + len(waiting) >= needed:
                 return None
             oldest = min(members, key=lambda n: self._queues[n][0].stamp_ns)
             self._queues[oldest].popleft()
             self._drop(oldest, "unmatched")
+
+    def _awaits_depth(self, members: list[str]) -> bool:
+        return any(
+            self.depth.is_awaited(name, queue[0].stamp_ns, queue[-1].stamp_ns)
+            for name, queue in ((name, self._queues[name]) for name in members)
+        )
 
     def _pop(self, members: list[str]) -> ImageSet:
         self._advance(members)
@@ -477,7 +501,16 @@ class Ingest:
         return self._decoder.undistort(frame, model)
 
     def _decode(self, image: StampedImage) -> Frame | tuple[str, str]:
-        return self._decoder.decode(image, self._models[image.camera])
+        return self._decoder.decode(image, self._models[image.camera], self._depth(image))
+
+    def _depth(self, image: StampedImage) -> Float32 | None:
+        """The depth image of a colour image; a faulty one is counted and left out."""
+        try:
+            return self.depth.nearest(image.camera, image.stamp_ns)
+        except SourceError as error:
+            self.depth.counts["depth"] += 1
+            self._decoder.warn_once(image.camera, "depth", str(error))
+            return None
 
     # ------------------------------------------------------------------ bookkeeping
 

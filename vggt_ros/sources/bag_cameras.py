@@ -25,6 +25,8 @@ class BagCameras:
     """Image topic to camera."""
     notes: tuple[str, ...]
     """Sentences about what was asked for and is not there."""
+    depth_topics: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Depth topic (`camera.<name>.depth_topic`) to camera."""
 
 
 def choose_cameras(bag: BagReader, config: Config) -> BagCameras:
@@ -85,7 +87,14 @@ def choose_cameras(bag: BagReader, config: Config) -> BagCameras:
         f"camera '{name}' of the rig file is not in the bag{nearest(name, grouped)}"
         for name in lost
     ]
-    return BagCameras(Rig(cameras, rig_frame), topics, tuple(notes))
+    depth_topics = {}
+    for name in chosen:
+        asked = config.camera.get(name, CameraConfig()).depth_topic
+        if asked:
+            topic = _absolute(asked, bag)
+            _check_type(bag, topic, f"camera.{name}.depth_topic", (IMAGE, COMPRESSED_IMAGE))
+            depth_topics[topic] = name
+    return BagCameras(Rig(cameras, rig_frame), topics, tuple(notes), depth_topics)
 
 
 def _topics(
