@@ -33,6 +33,7 @@ SECTIONS = {
 ON_REQUEST = {
     "export": "Export of VGGT-1B",
     "motion": "Path of one moving camera",
+    "drive": "Odometry corrected on a drive through rooms",
 }
 """Likewise, but run only where named: minutes, gigabytes, or packages that not everybody has."""
 

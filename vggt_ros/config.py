@@ -544,13 +544,11 @@ class TrajectoryConfig:
     )
     max_loops: int = parameter(2, "loops that are tried after one window", low=0, high=100)
     calibration_views: int = parameter(
-        24,
-        "unknown intrinsics are found from a first window of so many images, then held",
+        16,
+        "unknown intrinsics are found from so many images, spread over the keyframes; again when "
+        "those are twice as many",
         low=2,
         high=200,
-    )
-    odometry_sigma: float = parameter(
-        0.02, "drift of the odometry, standard deviation over the path", low=1e-5, high=1.0
     )
     correct_voxels: float = parameter(
         1.0,

@@ -82,7 +82,7 @@ class StepResult:
     depth_maps: tuple[DepthMap, ...] = ()
     fused: FuseStatistics = field(default_factory=FuseStatistics)
     map_from_rig: Rigid3 | None = None
-    """Where a moving rig was at its newest keyframe; None for one that stands still."""
+    """Where a moving rig was at this stamp; None where that is not known, or it stands still."""
 
 
 class MappingPipeline:
@@ -290,7 +290,8 @@ class MappingPipeline:
         self.sets_received += 1
         if self._moving is not None:
             moving = self._moving
-            return self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            result = self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            return replace(result, map_from_rig=moving.map_from_rig(frame_set))
         bootstrapped = False
         if self.scene is None:
             bootstrapped = self._bootstrap(frame_set)
@@ -348,9 +349,7 @@ class MappingPipeline:
             self.state = PipelineState.MAPPING
             self.failure = moved.failure
         self.sets_used += moved.used
-        return StepResult(
-            stamp_ns, moved.began, moved.depth_maps, moved.fused, moving.map_from_rig
-        )
+        return StepResult(stamp_ns, moved.began, moved.depth_maps, moved.fused)
 
     def cloud(self, voxel_m: float = 0.0, max_points: int = 0) -> PointCloud:
         """A copy of the map as it is to be shown and exported."""
