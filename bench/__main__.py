@@ -25,6 +25,7 @@ SECTIONS = {
     "video_decode": "Video decoding",
     "map_limits": "Map: what moves, memory, growth",
     "dds": "Images over DDS",
+    "map_rendering": "Rendering the map beside its peers",
     "scale": "Scale and the check of the rig",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""

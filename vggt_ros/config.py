@@ -103,13 +103,22 @@ class IngestConfig:
     """`ingest.*`: from stamped images to frame sets."""
 
     max_skew_ms: float = parameter(
-        20.0, "largest difference of stamps within a set", unit="ms", low=0.0, high=10_000.0
+        20.0,
+        "largest difference of stamps within a set",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+        runtime=True,
     )
     queue_size: int = parameter(
         8, "images kept per camera while a set is incomplete", low=1, high=1000
     )
     min_cameras: int = parameter(
-        0, "smallest number of cameras of a set; 0: all of them", low=0, high=16
+        0,
+        "smallest number of cameras of a set; 0: all of them",
+        low=0,
+        high=16,
+        runtime=True,
     )
     silent_after_s: float = parameter(
         10.0,
@@ -118,6 +127,7 @@ class IngestConfig:
         unit="s",
         low=0.0,
         high=3600.0,
+        runtime=True,
     )
     reliability: str = parameter(
         "auto",
@@ -467,7 +477,7 @@ class PublishConfig:
     )
     points: bool = parameter(True, "publish ~/points of the latest set", runtime=True)
     depth: bool = parameter(True, "publish depth images", runtime=True)
-    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100)
+    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100, runtime=True)
     depth_unscaled: bool = parameter(
         False,
         "publish depth images while the scale is unknown too; whoever reads them takes their "

@@ -164,7 +164,7 @@ def test_two_mappers_in_one_domain_do_not_meet(start, observer, stub, until):
         }
 
     expected = {(f"{r}/map", f"{r}/{c}_lens") for r in ROBOTS for c in CAMERAS}
-    until(lambda: edges() >= expected, what="transforms of both")
+    until(lambda: edges() >= expected, what=lambda: f"transforms of both: {edges()}")
     assert edges() == expected
     names = {status.name for message in diagnostics for status in message.status}
     assert {f"{robot}/mapper: camera left" for robot in ROBOTS} <= names

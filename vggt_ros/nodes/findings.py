@@ -12,8 +12,8 @@ from vggt_ros.msg import CameraStatus, MapStatus
 from vggt_ros.nodes import finding_texts
 from vggt_ros.nodes.camera_monitor import FAULT_SHOWN_S, CameraMonitor
 from vggt_ros.nodes.finding_texts import OK, Kind
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
-from vggt_ros.nodes.worker import Health
 from vggt_ros.pipeline.clock_offsets import LEAST_IMAGES, clock_offsets
 from vggt_ros.types import ScaleSource
 

@@ -24,7 +24,8 @@ from sensor_msgs.msg import PointCloud2, PointField
 from vggt_ros.config import Config
 from vggt_ros.errors import ConfigError, VggtRosError
 from vggt_ros.nodes import conversions, qos
-from vggt_ros.nodes.worker import LatestPublisher, MappingWorker
+from vggt_ros.nodes.latest_publisher import LatestPublisher
+from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.pipeline.report import map_frame
 from vggt_ros.pipeline.scale_fusion import withholds
 
@@ -315,5 +316,6 @@ def grid_message(grid: Grid, stamp_ns: int, frame_id: str) -> OccupancyGrid:
     message.info.origin.position.y = grid.y
     message.info.origin.position.z = grid.floor_z
     message.info.origin.orientation.w = 1.0
-    message.data = array.array("b", np.ascontiguousarray(grid.cells).tobytes())
+    buffer = array.array("b", np.ascontiguousarray(grid.cells).tobytes())
+    message.data = buffer
     return message

@@ -9,7 +9,7 @@ from vggt_ros.config import Config
 from vggt_ros.msg import CameraStatus, DropCount, MapStatus
 from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.conversions import pose_message, time_message
-from vggt_ros.nodes.worker import Health
+from vggt_ros.nodes.health import Health
 from vggt_ros.pipeline.report import map_frame
 
 _MODELS = {"invdepth_scale_shift": "disparity", "": "none"}

@@ -1,8 +1,8 @@
-"""The threads around the pipeline: one that maps, one that publishes.
+"""The thread that maps.
 
 The algorithm has no threads. Callbacks of ROS only put images into the queues of ingest; one
 worker thread takes sets out, decodes and maps them; what it makes goes into slots that keep the
-latest only, from which a second thread publishes.
+latest only, from which a second thread publishes (`latest_publisher.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vggt_ros.config import Config
@@ -29,9 +29,9 @@ from vggt_ros.errors import (
 )
 from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.calibration import Calibrated, Calibration, rig_from_cameras
+from vggt_ros.nodes.health import Health
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.rig_overlap import rig_overlap
-from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.pipeline.waiting_sets import WaitingSets
 from vggt_ros.rig import Rig
 from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
@@ -53,53 +53,6 @@ _ARRIVALS = 1000
 
 _REPEAT_WARNING_S = 5.0
 """A fault that repeats is logged this often; all of them are counted."""
-
-
-@dataclass(frozen=True, eq=False)
-class Health:
-    """What the worker last knew, replaced as a whole; read by other threads."""
-
-    stamp_ns: int = 0
-    state: str = "collecting"
-    detail: str = ""
-    scene: AlignedScene | None = None
-    bootstrapper: str = ""
-    depth_estimator: str = ""
-    engines: Mapping[str, EngineInUse] = field(default_factory=dict)
-    map_points: int = 0
-    memory_bytes: int = 0
-    sets_received: int = 0
-    sets_used: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    camera_drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    camera_errors: Mapping[str, str] = field(default_factory=dict)
-    alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
-    timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    map_from_rig: Rigid3 | None = None
-    """Of the newest set; where the rig stands still, of the bootstrap."""
-    map_from_world: Rigid3 | None = None
-    """`map` from the frame in which others say where the rig is (motion tf)."""
-    keyframes: int = 0
-    loops: int = 0
-    place_fault: str = ""
-    """Why the newest set has no place, where others say where the rig is."""
-    unplaced_s: float = 0.0
-    """Seconds since a set had a place; 0 without a fault."""
-    map_from_camera: Mapping[str, Rigid3] = field(default_factory=dict)
-    """Of a rig that moves, where the newest set has its cameras; else empty."""
-    set_back: tuple[str, ...] = ()
-    """Cameras whose stamps have gone back while those of the others go on."""
-    skews_ms: Mapping[str, float] = field(default_factory=dict)
-    """Stamp of a camera's images minus that of their sets."""
-    clock_jumps: int = 0
-    overlap: float = math.nan
-    internal_errors: int = 0
-    publishing_errors: int = 0
-    step_s: float = 0.0
-    """So long the set in hand has been mapped; 0 between sets."""
-    waits: bool = False
-    """Sets are not taken on purpose: the calibration is not complete."""
-    scale_drift: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,6 +287,11 @@ class MappingWorker:
         self._ingest.reset()
         self.post(self._reset)
 
+    def set_config(self, config: Config) -> None:
+        """Take over the parameters that may change while mapping."""
+        self._ingest.set_config(config.ingest)
+        self.post(lambda: self.pipeline.set_config(config))
+
     def clock_jumped(self) -> None:
         """The clock of the node went back: count it, and reset."""
         self._clock_jumps += 1
@@ -419,12 +377,7 @@ class MappingWorker:
         is_settled = self.pipeline.scene is not None and self._calibrated is not None
         if self._paused or not (is_settled or self._calibrate()):
             return
-        if self._ingest.clock_resets != self._clock_resets:
-            self._clock_resets = self._ingest.clock_resets
-            logger.warning("stamps jumped back: scene and map are reset")
-            if self._tf is not None:
-                self._tf.forget()
-            self._reset()
+        self._follow_clock(self._ingest.clock_resets)
         while not (self._stopping or self._tasks):
             if self._waiting is None or self._tf is None:
                 chosen, world_from_rig = self._ingest.take(), None
@@ -432,8 +385,19 @@ class MappingWorker:
                 chosen, world_from_rig = self._take_placed(self._waiting, self._tf.now_ns())
             if chosen is None:
                 return
+            self._follow_clock(chosen.clock_resets)  # it may have jumped in the meantime
             self._map(chosen, world_from_rig)
             self._report()
+
+    def _follow_clock(self, resets: int) -> None:
+        """Forget the map where the sets from here on are of another round of a bag."""
+        if resets <= self._clock_resets:
+            return
+        self._clock_resets = resets
+        logger.warning("stamps jumped back: scene and map are reset")
+        if self._tf is not None:
+            self._tf.forget()
+        self._reset()
 
     def _take_placed(
         self, waiting: WaitingSets, now_ns: int
@@ -630,55 +594,3 @@ class MappingWorker:
 def _named(error: BaseException) -> str:
     """Kind and text of an error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-class LatestPublisher:
-    """A thread that publishes what was put last; older unpublished values are replaced.
-
-    Args:
-        handlers: by slot, what publishes a value; called in this thread, in this order.
-    """
-
-    def __init__(self, handlers: dict[str, Callable[[Any], None]]) -> None:
-        self._handlers = handlers
-        self.errors = 0
-        """Messages that could not be made or published."""
-        self._slots: dict[str, Any] = {}
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def put(self, slot: str, value: Any) -> None:
-        """Never waits for the publishing."""
-        with self._wake:
-            self._slots[slot] = value
-            self._wake.notify()
-
-    def stop(self, timeout_s: float) -> bool:
-        """End after the message in hand; what still waits is not published."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not (self._stopping or self._slots):
-                    self._wake.wait(_IDLE_S)
-                if self._stopping:
-                    return
-                slots, self._slots = self._slots, {}
-            for slot, handler in self._handlers.items():
-                if slot in slots and not self._stopping:
-                    try:
-                        handler(slots[slot])
-                    except Exception:
-                        self.errors += 1
-                        logger.exception("internal error while publishing %s", slot)

@@ -117,7 +117,6 @@ class MappingPipeline:
         self._undistorter = Undistorter()
         self.last_views: tuple[tuple[Frame, Rigid3], ...] = ()
         """Undistorted images of the newest set and where they were taken, for archives."""
-        self.last_is_bootstrap = False
         self.landmarks: tuple[Landmarks, ...] = ()
         """Of the archive that was loaded, if one was."""
         self.extra: dict[str, bytes] = {}
@@ -125,7 +124,6 @@ class MappingPipeline:
         self._self_filter = SelfFilter(config)
         locator = make_locator(config, rig, bootstrapper)
         self._moving = MovingMap(self, locator) if locator is not None else None
-        self._scale_drift = ScaleDrift()
 
     @property
     def scale_drift(self) -> float:
@@ -304,7 +302,6 @@ class MappingPipeline:
             calibrated = self._calibrated(frame_set, self.scene)
         poses = self.scene.map_from_camera
         self.last_views = tuple((f, poses[f.camera]) for f in calibrated.frames)
-        self.last_is_bootstrap = bootstrapped
         with self.timings.measure("depth"):
             predictions = self._self_filter.masked(
                 self.depth_estimator.estimate(calibrated), self.scene, self.rig
