@@ -103,13 +103,22 @@ class IngestConfig:
     """`ingest.*`: from stamped images to frame sets."""
 
     max_skew_ms: float = parameter(
-        20.0, "largest difference of stamps within a set", unit="ms", low=0.0, high=10_000.0
+        20.0,
+        "largest difference of stamps within a set",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+        runtime=True,
     )
     queue_size: int = parameter(
         8, "images kept per camera while a set is incomplete", low=1, high=1000
     )
     min_cameras: int = parameter(
-        0, "smallest number of cameras of a set; 0: all of them", low=0, high=16
+        0,
+        "smallest number of cameras of a set; 0: all of them",
+        low=0,
+        high=16,
+        runtime=True,
     )
     silent_after_s: float = parameter(
         10.0,
@@ -118,6 +127,7 @@ class IngestConfig:
         unit="s",
         low=0.0,
         high=3600.0,
+        runtime=True,
     )
     reliability: str = parameter(
         "auto",
@@ -254,8 +264,16 @@ class ScaleConfig:
 
     source: str = parameter(
         "auto",
-        "auto: rig poses if there are any, else the parameter, else none",
-        choices=("auto", "rig", "parameter", "none"),
+        "auto: all that there are, fused (docs/scale.md); else only the one that is named",
+        choices=(
+            "auto",
+            "rig",
+            "odometry",
+            "depth_camera",
+            "metric_model",
+            "parameter",
+            "none",
+        ),
     )
     metres_per_unit: float = parameter(
         0.0, "metres per scene unit for source parameter; 0: not given", unit="m", low=0.0
@@ -270,6 +288,27 @@ class ScaleConfig:
         0.1, "a camera farther from its place is an outlier; fraction of the rig's size", low=0.0
     )
     require_metric: bool = parameter(False, "publish nothing while the scale is unknown")
+    depth_camera_sigma: float = parameter(
+        0.01,
+        "standard deviation of what all depths of a depth camera are too long or too short by, "
+        "as a fraction",
+        low=0.0,
+        high=1.0,
+    )
+    odometry_sigma: float = parameter(
+        0.02,
+        "standard deviation of what all distances of the odometry are too long or too short by, "
+        "as a fraction",
+        low=0.0,
+        high=1.0,
+    )
+    metric_model_sigma: float = parameter(
+        0.15,
+        "standard deviation of what all depths of a network of metric depth are too long or too "
+        "short by, as a fraction",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -399,6 +438,35 @@ class MapConfig:
 
 
 @dataclass(frozen=True)
+class CheckRigConfig:
+    """`check_rig.*`: are the cameras still where TF or the rig file says."""
+
+    period_s: float = parameter(
+        0.0, "a check in the background this often; 0: only on request", unit="s", low=0.0
+    )
+    sets: int = parameter(1, "newest frame sets that a check uses", low=1, high=16)
+    warn_rotation_deg: float = parameter(
+        0.5, "a camera that is turned farther is a warning", unit="deg", low=0.0, high=180.0
+    )
+    warn_centre_m: float = parameter(
+        0.01, "a camera that is farther from its place is a warning", unit="m", low=0.0
+    )
+    error_rotation_deg: float = parameter(
+        1.0, "a camera that is turned farther is an error", unit="deg", low=0.0, high=180.0
+    )
+    error_centre_m: float = parameter(
+        0.03, "a camera that is farther from its place is an error", unit="m", low=0.0
+    )
+    significance: float = parameter(
+        4.0,
+        "a camera is as good as in its place if its errors explain it with the chance of so many "
+        "standard deviations",
+        low=1.0,
+        high=100.0,
+    )
+
+
+@dataclass(frozen=True)
 class PublishConfig:
     """`publish.*`: what leaves the mapper and how often."""
 
@@ -409,7 +477,7 @@ class PublishConfig:
     )
     points: bool = parameter(True, "publish ~/points of the latest set", runtime=True)
     depth: bool = parameter(True, "publish depth images", runtime=True)
-    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100)
+    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100, runtime=True)
     depth_unscaled: bool = parameter(
         False,
         "publish depth images while the scale is unknown too; whoever reads them takes their "
@@ -476,13 +544,11 @@ class TrajectoryConfig:
     )
     max_loops: int = parameter(2, "loops that are tried after one window", low=0, high=100)
     calibration_views: int = parameter(
-        24,
-        "unknown intrinsics are found from a first window of so many images, then held",
+        16,
+        "unknown intrinsics are found from so many images, spread over the keyframes; again when "
+        "those are twice as many",
         low=2,
         high=200,
-    )
-    odometry_sigma: float = parameter(
-        0.02, "drift of the odometry, standard deviation over the path", low=1e-5, high=1.0
     )
     correct_voxels: float = parameter(
         1.0,
@@ -603,3 +669,4 @@ class Config:
     crop: CropConfig = field(default_factory=CropConfig)
     self_filter: SelfFilterConfig = field(default_factory=SelfFilterConfig)
     occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
+    check_rig: CheckRigConfig = field(default_factory=CheckRigConfig)

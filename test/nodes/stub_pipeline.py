@@ -22,6 +22,7 @@ import numpy as np
 
 from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
+from vggt_ros.pipeline.report import map_frame
 from vggt_ros.types import (
     AlignedScene,
     DepthAlignment,
@@ -152,7 +153,8 @@ class StubPipeline:
         points = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
         colours = np.tile(np.uint8([10, 20, 30]), (count, 1))
         metric = self.scene is not None and self.scene.scale.is_metric
-        return PointCloud(points, colours, None, np.ones(count, np.float32), "map", metric)
+        frame = map_frame("map", self.scene)
+        return PointCloud(points, colours, None, np.ones(count, np.float32), frame, metric)
 
     def report(self):
         return {"sets": {"received": self.sets_received, "dropped": {}}}
@@ -165,6 +167,8 @@ class StubPipeline:
             raise AlignmentError(self.failure)
         poses = self.rig.poses
         scale = ScaleSource.RIG if len(poses) > 1 else ScaleSource.NONE
+        if any(frame.depth_m is not None for frame in frame_set.frames):
+            scale = ScaleSource.DEPTH_CAMERA
         map_from_rig = Rigid3(np.eye(3), [0.0, 0.0, 1.0])
         cameras, placed = {}, {}
         for i, frame in enumerate(frame_set.frames):
@@ -179,7 +183,7 @@ class StubPipeline:
             placed,
             np.zeros((0, 3)),
             np.zeros((0, 3), np.uint8),
-            ScaleEstimate(1.0, 0.01 if poses else np.inf, scale),
+            ScaleEstimate(1.0, np.inf if scale is ScaleSource.NONE else 0.01, scale),
             Sim3.identity(),
             {},
             "rig",

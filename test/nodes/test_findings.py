@@ -17,9 +17,9 @@ from vggt_ros.nodes import finding_texts
 from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.diagnostics import diagnostics
 from vggt_ros.nodes.findings import Trend, fault_of, input_findings
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
 from vggt_ros.nodes.status import map_status
-from vggt_ros.nodes.worker import Health
 from vggt_ros.types import DepthAlignment, DepthKind, ScaleEstimate, ScaleSource
 
 NAMES = ("left", "right", "back")

@@ -61,7 +61,8 @@ def test_every_node_is_there_and_knows_its_parameters(launch, repository, name):
         assert not {k for k in node.parameters if k not in known and k != "use_sim_time"}
         for key, value in node.parameters.items():
             if key in known:
-                assert type(known[key]) is type(value), (key, value)
+                default = getattr(known[key], "default", known[key])
+                assert type(default) is type(value), (key, value)
 
 
 @pytest.mark.parametrize("name", WITH_MAPPER)
@@ -258,3 +259,29 @@ def test_large_data_is_the_same_everywhere(repository):
     for option in options.split("&"):
         key, _, setting = option.partition("=")
         assert f'{key}="{setting}"' in xml
+
+
+def test_moving_rig_with_odometry_or_carried_by_hand(launch, tmp_path):
+    context = launch("moving_rig.launch.py")
+    assert [node.executable for node in context.nodes] == ["mapper"]
+    assert context.node("mapper").parameters["motion"] == "tf"
+    urdf = tmp_path / "robot.urdf"
+    urdf.write_text("<robot name='a'/>")
+    context = launch(
+        "moving_rig.launch.py",
+        urdf=str(urdf),
+        odom_frame="odom",
+        base_frame="base_footprint",
+        namespace="robot1",
+        frame_prefix="robot1/",
+        tf_in_namespace="true",
+    )
+    mapper, robot = context.node("mapper"), context.node("robot_state_publisher")
+    assert mapper.parameters["frame.odom"] == "odom"
+    assert mapper.parameters["frame.base"] == "base_footprint"
+    assert robot.parameters["robot_description"] == "<robot name='a'/>"
+    assert robot.parameters["frame_prefix"] == mapper.parameters["frame.prefix"] == "robot1/"
+    assert robot.remappings == mapper.remappings == {"/tf": "tf", "/tf_static": "tf_static"}
+    estimate = launch("moving_rig.launch.py", motion="estimate").node("mapper")
+    assert estimate.parameters["motion"] == "estimate"
+    assert "frame.odom" not in estimate.parameters

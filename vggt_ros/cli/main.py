@@ -25,6 +25,7 @@ _COMMANDS = (
     "evaluate",
     "engine",
     "doctor",
+    "check_rig",
 )
 
 _EXAMPLES = """\

@@ -39,7 +39,7 @@ class BagPlaces:
         self._rig_frame = rig_frame
         self._buffer = TransformBuffer(config.frame.tf_history_s)
         self.waiting = WaitingSets(
-            config.frame.odom or config.frame.map,
+            config.frame.prefix + (config.frame.odom or config.frame.map),
             config.frame.tf_wait_ms,
             self._buffer.lookup_at,
             self._drop,
@@ -91,12 +91,18 @@ class BagImages:
         topics: image topic to camera.
         ingest: gets the images.
         places: of a rig that `/tf` moves.
+        depth_topics: depth topic to camera.
     """
 
     def __init__(
-        self, topics: dict[str, str], ingest: Ingest, places: BagPlaces | None = None
+        self,
+        topics: dict[str, str],
+        ingest: Ingest,
+        places: BagPlaces | None = None,
+        depth_topics: dict[str, str] | None = None,
     ) -> None:
-        self._topics = topics
+        self._topics = {**topics, **(depth_topics or {})}
+        self._depth_topics = frozenset(depth_topics or ())
         self._ingest = ingest
         self._places = places
         self._unreadable: Counter[str] = Counter()
@@ -117,19 +123,22 @@ class BagImages:
                 assert self._places is not None  # or nobody has asked for the topic
                 self._places.add(message)
             else:
-                self._take(camera, message)
+                self._take(topic, camera, message)
             yield from self._ready(now_ns)
         self._ingest.finish()
         yield from self._ready(now_ns)
         if self._places is not None:
             self._places.finish()
 
-    def _take(self, camera: str, message: Any) -> None:
+    def _take(self, topic: str, camera: str, message: Any) -> None:
         try:
             image = any_image_from_message(message, camera)
         except SourceError as error:
             self._unreadable[camera] += 1
             self._first_errors.setdefault(camera, str(error))
+            return
+        if topic in self._depth_topics:
+            self._ingest.put_depth(image)
             return
         self._ingest.put(image)
         if self._ingest.clock_resets != self._clock_resets:

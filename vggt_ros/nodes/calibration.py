@@ -13,6 +13,7 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.nodes.transforms import Frames
 from vggt_ros.rig import Rig, RigCamera
 from vggt_ros.sources.messages import model_from_camera_info
+from vggt_ros.types import AlignedScene, unscaled_frame
 
 C = TypeVar("C", bound=Config)
 
@@ -161,7 +162,9 @@ class Calibration:
             return {n: p for n, p in given.items() if p is not None}, self._rig_frame
         best: dict[str, Rigid3] = {}
         best_frame = self._rig_frame
-        below = [f for f in (self._config.frame.map, self._config.frame.odom) if f]
+        map_frame = self._config.frame.map
+        known = (map_frame, unscaled_frame(map_frame), self._config.frame.odom)
+        below = [frame for frame in known if frame]
         tops = [self._frames.top(frame, *below) for frame in frame_ids.values()]
         # A camera without a parent is no rig; one that TF moves is a rig of one.
         moves_alone = self._config.motion == "tf" and len(frame_ids) == 1
@@ -188,6 +191,18 @@ class Calibration:
                     f"camera.{camera}.frame_id)"
                 )
             owners[frame] = camera
+
+
+def rig_from_cameras(calibrated: Calibrated, scene: AlignedScene) -> dict[str, Rigid3]:
+    """Where the cameras sit on the rig: as given, else as found, else the only camera is it."""
+    found = dict(calibrated.rig.poses)
+    if scene.map_from_rig is not None:
+        rig_from_map = scene.map_from_rig.inverse()
+        for camera, map_from_camera in scene.map_from_camera.items():
+            found.setdefault(camera, rig_from_map @ map_from_camera)
+    if not found and len(calibrated.rig.cameras) == 1:
+        found[calibrated.rig.cameras[0].name] = Rigid3.identity()
+    return found
 
 
 def with_rig_topics(config: C, rig: Rig | None) -> C:

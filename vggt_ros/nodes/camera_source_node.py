@@ -89,6 +89,11 @@ class CameraSource(Node):
             ),
             max_skew_ms=config.max_skew_ms,
             open_timeout_s=config.open_timeout_s,
+            num_cams=config.num_cams,
+            random_views=config.random_views,
+            seed=config.seed,
+            start_set=config.start_set,
+            idle_s=config.idle_s,
         )
         rig = load_rig(config.rig_file) if config.rig_file else None
         return open_source(config.kind, options, rig=rig, clock=self._now_ns, stop=self._stop)

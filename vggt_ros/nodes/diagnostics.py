@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
@@ -20,11 +22,11 @@ from vggt_ros.nodes.findings import (
     state_word,
     topic_findings,
 )
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
-from vggt_ros.nodes.worker import Health
 from vggt_ros.pipeline.stages import EngineInUse
 
-_LEVELS = {
+LEVELS = {
     finding_texts.OK: DiagnosticStatus.OK,
     finding_texts.WARN: DiagnosticStatus.WARN,
     finding_texts.ERROR: DiagnosticStatus.ERROR,
@@ -88,6 +90,7 @@ def _pipeline_values(status: MapStatus, health: Health) -> dict[str, str]:
         "sets received": str(status.sets_received),
         "sets used": str(status.sets_used),
         "clock jumps": str(status.clock_jumps),
+        "resident memory [MB]": _figure(_resident_mb(), ".0f"),
     }
     if status.motion != "static":
         values |= {"keyframes": str(status.keyframes), "loops": str(status.loops)}
@@ -129,6 +132,15 @@ def _told(engine: EngineInUse) -> str:
     )
 
 
+def _resident_mb() -> float:
+    """Memory of this process, as Linux tells it; NaN elsewhere."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return math.nan
+    return pages * os.sysconf("SC_PAGE_SIZE") * 1e-6
+
+
 def _figure(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else "unknown"
 
@@ -143,7 +155,7 @@ def _diagnostic(
     return DiagnosticStatus(
         name=name,
         hardware_id=hardware_id,
-        level=_LEVELS[order[worst]],
+        level=LEVELS[order[worst]],
         message="; ".join(f.text for f in told),
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )

@@ -14,6 +14,7 @@ from vggt_ros.export.select import filter_cloud
 from vggt_ros.export.trajectory import StampedPose, static_poses
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.parameters import dump_config
+from vggt_ros.pipeline.scale_fusion import check_metric
 from vggt_ros.srv import ExportMap
 from vggt_ros.types import AlignedScene, PointCloud
 
@@ -83,6 +84,7 @@ def _snapshot(request: ExportMap.Request, worker: MappingWorker) -> _Snapshot:
     scene = pipeline.scene
     if scene is None:
         raise ExportError("there is no map yet: the cameras' poses have not been found")
+    check_metric(scene.scale, pipeline.config.scale)
     try:
         cloud = pipeline.cloud(voxel_m=request.voxel_m)
     except ValueError as error:

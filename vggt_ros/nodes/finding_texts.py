@@ -68,6 +68,14 @@ PIPELINE: dict[str, Kind] = {
         "give `rig_from_camera` of two cameras (TF or rig file), or see `scale.source`; "
         "`scale.require_metric: true` refuses such maps",
     ),
+    "contradiction": Kind(
+        WARN,
+        "{text}",
+        "sources of scale contradict each other beyond their sigmas; `docs/scale.md` says what is "
+        "published then",
+        "the figures tell which unit or calibration is wrong; `~/check_rig` names a bumped "
+        "camera; `scale.source` uses one source only",
+    ),
     "memory": Kind(
         WARN,
         "map memory at {share:.0%} of its budget of {budget_mb:.0f} MB: the least certain and "
@@ -209,6 +217,13 @@ CAMERA: dict[str, Kind] = {
         "the driver is slow (exposure in the dark, USB bandwidth), or images are lost",
         "driver settings, the shared-memory profile; `diagnostics.min_rate_hz`",
     ),
+    "set back": Kind(
+        WARN,
+        "its stamps went back while those of the others go on; it is left out until they are in "
+        "time again",
+        "its driver or computer has set its clock back, or it was started anew with another clock",
+        "keep clocks steady (chrony with slewing); restart the driver",
+    ),
     "unregistered": Kind(
         WARN,
         "without a place in the map, because it was silent or failed in the bootstrap; call "
@@ -236,6 +251,36 @@ CAMERA: dict[str, Kind] = {
     ),
 }
 """Of the status `<node>: camera <name>`."""
+
+RIG: dict[str, Kind] = {
+    "OK": Kind(
+        OK,
+        "{count} cameras are where the rig says",
+        "what the newest images show agrees with TF or the rig file",
+        "nothing",
+    ),
+    "WARN": Kind(
+        WARN,
+        "'{name}': not where the rig says: {residuals}",
+        "the camera was bumped or turned, or its place was never right; farther than "
+        "`check_rig.warn_*`, and not by chance",
+        "check again with other things in view; then `~/check_rig` with `path` or `urdf_path` "
+        "writes the places found; `docs/scale.md`",
+    ),
+    "ERROR": Kind(
+        ERROR,
+        "'{name}': not where the rig says: {residuals}",
+        "as above, farther than `check_rig.error_*`: depth and map suffer",
+        "mend the mount or take the places found, then `~/bootstrap`",
+    ),
+    "UNKNOWN": Kind(
+        WARN,
+        "check_rig: {text}",
+        "the images did not register, or fewer than two cameras have a place on the rig",
+        "what the text says: texture, overlap, `rig_from_camera`",
+    ),
+}
+"""Of the status `<node>: rig check`, by its levels; the texts are made by `pipeline.check_rig`."""
 
 TOPICS: dict[str, Kind] = {
     "match": Kind(OK, "all that meet are compatible", "all is well", "nothing"),
@@ -296,6 +341,10 @@ DROPS: dict[str, tuple[str, str]] = {
         "a message without the bytes it declares, of an unknown encoding, or too large",
         "the text of the camera; `docs/bad_input.md`",
     ),
+    "unreadable depth": (
+        "a message on a depth topic that is no image of the camera",
+        "the text of the camera; `camera.<name>.depth_topic`",
+    ),
     "internal error": ("a fault of the program itself", "report the traceback in the log"),
     "no depth accepted": (
         "a set of which no camera's depth agreed with the map",
@@ -346,6 +395,7 @@ def diagnostics_markdown() -> str:
         ("`<node>: pipeline`", PIPELINE),
         ("`<node>: camera <name>`", CAMERA),
         ("`<node>: topics`", TOPICS),
+        ("`<node>: rig check`", RIG),
     ):
         lines += [
             f"## {title}",

@@ -12,8 +12,8 @@ from vggt_ros.msg import CameraStatus, MapStatus
 from vggt_ros.nodes import finding_texts
 from vggt_ros.nodes.camera_monitor import FAULT_SHOWN_S, CameraMonitor
 from vggt_ros.nodes.finding_texts import OK, Kind
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
-from vggt_ros.nodes.worker import Health
 from vggt_ros.pipeline.clock_offsets import LEAST_IMAGES, clock_offsets
 from vggt_ros.types import ScaleSource
 
@@ -156,8 +156,11 @@ def pipeline_findings(
         found = [Finding(state, kinds[state].level, state)]
     else:
         found = [finding(kinds, state, detail=detail)]
-    if state == "mapping" and status.detail:
+    contradiction = health.scene.scale.contradiction if health.scene is not None else ""
+    if state == "mapping" and status.detail and status.detail != contradiction:
         found = [Finding(f.key, f.level, f"{f.text}: {status.detail}") for f in found]
+    if contradiction:
+        found.append(finding(kinds, "contradiction", text=contradiction))
     if status.memory_budget_bytes:
         share = status.memory_bytes / status.memory_budget_bytes
         if share > limits.max_memory:
@@ -233,6 +236,8 @@ def _input_findings(
         found.append(finding(kinds, "fault", text=monitor.fault))
     if silent_s > limits.silent_after_s:
         return found
+    if camera.name in health.set_back:
+        found.append(finding(kinds, "set back"))
     if offset_s is not None:
         direction = "behind" if offset_s > 0 else "ahead of"
         found.append(

@@ -21,7 +21,7 @@ from vggt_ros.nodes.calibration import Calibration
 from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.qos_events import QosReport, subscribe
 from vggt_ros.nodes.worker import MappingWorker
-from vggt_ros.sources.messages import compressed_image_from_message
+from vggt_ros.sources.messages import any_image_from_message, compressed_image_from_message
 
 
 def image_topic(node: Node, camera: CameraConfig) -> str:
@@ -195,7 +195,28 @@ class CameraInputs:
                 self._qos_report,
             ),
         ]
+        if camera.depth_topic:
+            depth_topic = str(self._node.resolve_topic_name(camera.depth_topic))
+            self._subscriptions.append(
+                AdaptiveSubscription(
+                    self._node,
+                    CompressedImage if depth_topic.endswith("/compressed") else Image,
+                    depth_topic,
+                    functools.partial(self._depth, name),
+                    reliability,
+                    group,
+                    report,
+                    self._qos_report,
+                )
+            )
         monitor.restart()
+
+    def _depth(self, name: str, message: Any) -> None:
+        try:
+            self._worker.offer_depth(any_image_from_message(message, name))
+        except SourceError as error:
+            self._monitors[name].fault = str(error)
+            self._worker.drop("unreadable depth", str(error))
 
     def _image(self, name: str, message: Any) -> None:
         monitor = self._monitors[name]

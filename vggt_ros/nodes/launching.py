@@ -53,6 +53,8 @@ MAPPER_ARGUMENTS = {
         "give Fast DDS the profile for large messages, unless one is set; camera drivers need it "
         "too",
     ),
+    "odom_frame": ("", "odometry frame in TF, such as odom; empty: no odometry"),
+    "base_frame": ("", "robot frame that carries the cameras, where it is not base_link"),
 }
 """Default and description. Those that are empty leave the parameter file as it is."""
 
@@ -64,6 +66,8 @@ OPTIONAL_PARAMETERS = {
     "depth_anything.engine": "depth_anything_engine",
     "motion": "motion",
     "frame.prefix": "frame_prefix",
+    "frame.odom": "odom_frame",
+    "frame.base": "base_frame",
 }
 """Parameter of the mapper, and the launch argument that sets it where it is not empty."""
 
@@ -119,7 +123,8 @@ def _is_true(context: Any, name: str) -> bool:
     return _value(context, name).strip().lower() in ("true", "1")
 
 
-def _tf_remappings(context: Any) -> list[tuple[str, str]]:
+def tf_remappings(context: Any) -> list[tuple[str, str]]:
+    """Of `/tf` and `/tf_static`, where each robot has its own."""
     if not _is_true(context, "tf_in_namespace"):
         return []
     return [("/tf", "tf"), ("/tf_static", "tf_static")]
@@ -152,7 +157,7 @@ def _mapper(context: Any) -> list[Any]:
         namespace=LaunchConfiguration("namespace"),
         output="screen",
         parameters=[file, given],
-        remappings=_tf_remappings(context),
+        remappings=tf_remappings(context),
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         on_exit=Shutdown(reason="the mapper has ended"),
     )
@@ -203,7 +208,7 @@ def _rviz(context: Any) -> list[Any]:
             parameters=[{"use_sim_time": typed("use_sim_time", bool)}],
             remappings=[
                 *((f"/mapper/{topic}", f"/{namespace}/mapper/{topic}") for topic in topics),
-                *_tf_remappings(context),
+                *tf_remappings(context),
             ],
         )
     ]

@@ -20,12 +20,14 @@ from vggt_ros.mapping.updates import inside
 from vggt_ros.nodes import conversions, qos
 from vggt_ros.nodes.calibration import Calibrated
 from vggt_ros.nodes.clouds import set_cloud
+from vggt_ros.nodes.latest_publisher import LatestPublisher
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.moving_outputs import RigPlaces, moved_markers, path_message
 from vggt_ros.nodes.qos_events import QosReport, advertise
 from vggt_ros.nodes.transforms import Frames, StaticBroadcaster
-from vggt_ros.nodes.worker import LatestPublisher, MappingWorker, Motion
-from vggt_ros.types import AlignedScene, DepthMap, PointCloud
+from vggt_ros.nodes.worker import MappingWorker, Motion
+from vggt_ros.pipeline.report import map_frame
+from vggt_ros.types import AlignedScene, DepthMap, PointCloud, unscaled_frame
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +112,16 @@ class Outputs:
 
     def scene_found(self, scene: AlignedScene, calibrated: Calibrated, stamp_ns: int) -> None:
         """A bootstrap has succeeded."""
+        if self._withholds(scene.scale.is_metric):
+            return
         self._calibrated = calibrated
         self._scene = (scene, stamp_ns)
         self._thread.put("scene", self._scene)
 
     def set_mapped(self, result: Any, is_metric: bool, motion: Motion | None = None) -> None:
         """A set has reached the map; of a rig that moves, also where that was."""
+        if self._withholds(is_metric):
+            return
         self._dirty = True
         if self._places is not None and self._scene is not None and motion is not None:
             assert self._calibrated is not None  # scene_found has set it
@@ -132,6 +138,10 @@ class Outputs:
         self._dirty = True
         if self._places is not None:
             self._places.cleared()
+
+    def _withholds(self, is_metric: bool) -> bool:
+        """With `scale.require_metric` nothing leaves a map that is not, wherever it came from."""
+        return self.config.scale.require_metric and not is_metric
 
     # --- called by a timer -------------------------------------------------------------------
 
@@ -151,7 +161,8 @@ class Outputs:
             self._map = (cloud, worker.health.stamp_ns)
             self._thread.put("map", self._map)
             if self._places is not None:
-                self._path = (worker.pipeline.path(), worker.health.stamp_ns)
+                path = sorted(worker.pipeline.path(), key=lambda place: place[0])
+                self._path = (path, worker.health.stamp_ns)
                 self._thread.put("path", self._path)
         finally:
             self._pending.clear()
@@ -160,15 +171,14 @@ class Outputs:
 
     def _publish_map(self, value: tuple[PointCloud, int]) -> None:
         cloud, stamp_ns = value
-        cloud = self._cropped(cloud)
-        cloud = select(cloud, thin_to(len(cloud), self.config.publish.map_max_points))
-        self._map_publisher.publish(
-            conversions.cloud_message(cloud, stamp_ns, self.config.frame.map)
-        )
+        if self.config.crop.enabled:
+            cloud = self._cropped(cloud)
+            cloud = select(cloud, thin_to(len(cloud), self.config.publish.map_max_points))
+        self._map_publisher.publish(conversions.cloud_message(cloud, stamp_ns, cloud.frame))
 
     def _publish_set(self, value: tuple[Any, bool]) -> None:
         result, is_metric = value
-        frame = self.config.frame.map
+        frame = self._map_frame
         publish = self.config.publish
         if publish.points and self._points_publisher.get_subscription_count():
             cloud = self._cropped(set_cloud(result.depth_maps, frame, is_metric))
@@ -219,17 +229,17 @@ class Outputs:
                 self._transforms.send(fixed)
             return  # the cameras are shown where each set has them
         self._transforms.send(self._scene_transforms(scene, stamp_ns))
-        self._cameras_publisher.publish(camera_markers(scene, stamp_ns, self.config.frame.map))
+        self._cameras_publisher.publish(camera_markers(scene, stamp_ns, self._map_frame))
 
     def _publish_cameras(self, value: tuple[AlignedScene, Calibrated, int, Rigid3]) -> None:
         scene, calibrated, stamp_ns, map_from_rig = value
         self._cameras_publisher.publish(
-            moved_markers(scene, calibrated, map_from_rig, stamp_ns, self.config.frame.map)
+            moved_markers(scene, calibrated, map_from_rig, stamp_ns, self._map_frame)
         )
 
     def _publish_path(self, value: tuple[list[tuple[int, Rigid3]], int]) -> None:
         path, stamp_ns = value
-        self._path_publisher.publish(path_message(path, stamp_ns, self.config.frame.map))
+        self._path_publisher.publish(path_message(path, stamp_ns, self._map_frame))
 
     def _scene_transforms(self, scene: AlignedScene, stamp_ns: int) -> list[TransformStamped]:
         """`map` to the top of each tree that carries cameras: one parent per frame.
@@ -238,7 +248,7 @@ class Outputs:
         their root, for the cameras have a parent already. Where somebody else publishes a
         transform from `map`, nothing is sent.
         """
-        map_frame = self.config.frame.map
+        map_frame = self._map_frame
         found: dict[str, Rigid3] = {}
         assert self._calibrated is not None  # scene_found has set it
         rig_frame = self._calibrated.rig.rig_frame
@@ -263,6 +273,11 @@ class Outputs:
             )
         return transforms
 
+    @property
+    def _map_frame(self) -> str:
+        """`frame.map`, with "_unscaled" where lengths are not metres."""
+        return map_frame(self.config.frame.map, self._scene[0] if self._scene else None)
+
     def _add_top(
         self,
         found: dict[str, Rigid3],
@@ -270,12 +285,12 @@ class Outputs:
         map_from_frame: Rigid3,
         only_if_known: bool = False,
     ) -> None:
-        top = self._frames.top(frame, self.config.frame.map)
+        maps = (self.config.frame.map, unscaled_frame(self.config.frame.map))
+        top = self._frames.top(frame, *maps)
         if top in found:
             return
         if only_if_known and not any(
-            self._frames.top(self._optical_frame(c), self.config.frame.map) == top
-            for c in self.config.cameras
+            self._frames.top(self._optical_frame(c), *maps) == top for c in self.config.cameras
         ):
             return  # the rig frame is a name of the rig file that TF knows nothing of
         frame_from_top = self._frames.lookup(frame, top)

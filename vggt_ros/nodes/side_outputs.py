@@ -24,7 +24,10 @@ from sensor_msgs.msg import PointCloud2, PointField
 from vggt_ros.config import Config
 from vggt_ros.errors import ConfigError, VggtRosError
 from vggt_ros.nodes import conversions, qos
-from vggt_ros.nodes.worker import LatestPublisher, MappingWorker
+from vggt_ros.nodes.latest_publisher import LatestPublisher
+from vggt_ros.nodes.worker import MappingWorker
+from vggt_ros.pipeline.report import map_frame
+from vggt_ros.pipeline.scale_fusion import withholds
 
 if TYPE_CHECKING:  # imported where they are used: they bring kernels along
     from vggt_ros.mapping.occupancy import OccupancyGrid as Grid
@@ -158,7 +161,9 @@ class SideOutputs:
             self._post("update", self._copy_changes)
 
     def _copy_changes(self, worker: MappingWorker) -> None:
-        config, map_ = self._config, worker.pipeline.map
+        config, map_, scene = self._config, worker.pipeline.map, worker.pipeline.scene
+        if withholds(config, scene):
+            return
         voxel_m = config.publish.update_voxel_m
         followed = (map_, config.map.min_hits, config.map.min_confidence, config.crop, voxel_m)
         since = self._since if followed == self._followed else None
@@ -169,15 +174,14 @@ class SideOutputs:
         self._followed, self._since = followed, changes.revision
         if changes.complete or len(changes.blocks):
             self._updates.add(changes, config.crop, voxel_m)
-        self._thread.put("update", worker.health.stamp_ns)
+        frame = map_frame(config.frame.map, scene)
+        self._thread.put("update", (worker.health.stamp_ns, frame))
 
-    def _publish_update(self, stamp_ns: int) -> None:
+    def _publish_update(self, value: tuple[int, str]) -> None:
         with self._said("update"):
             part = self._updates.next_part(self._config.publish.update_max_points)
             if part is not None:
-                self._update_publisher.publish(
-                    update_message(part, stamp_ns, self._config.frame.map)
-                )
+                self._update_publisher.publish(update_message(part, *value))
 
     # --- the grid for navigation -------------------------------------------------------------
 
@@ -190,7 +194,7 @@ class SideOutputs:
 
         pipeline = worker.pipeline
         scene = pipeline.scene
-        if scene is None:
+        if scene is None or withholds(self._config, scene):
             return
         if self._config.occupancy.resolution_m < self._config.map.voxel_m:
             raise ConfigError(
@@ -220,7 +224,7 @@ class SideOutputs:
                 self._grid_generation = seen.generation
                 self._grids.clear()
             grid = self._grids.update(seen.cloud, seen.views)
-            self._grid_publisher.publish(grid_message(grid, seen.stamp_ns, self._config.frame.map))
+            self._grid_publisher.publish(grid_message(grid, seen.stamp_ns, seen.cloud.frame))
 
     def cleared(self) -> None:
         """The map has begun anew: what was free is so no longer. From the worker thread."""
@@ -312,5 +316,6 @@ def grid_message(grid: Grid, stamp_ns: int, frame_id: str) -> OccupancyGrid:
     message.info.origin.position.y = grid.y
     message.info.origin.position.z = grid.floor_z
     message.info.origin.orientation.w = 1.0
-    message.data = array.array("b", np.ascontiguousarray(grid.cells).tobytes())
+    buffer = array.array("b", np.ascontiguousarray(grid.cells).tobytes())
+    message.data = buffer
     return message

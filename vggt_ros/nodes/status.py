@@ -9,7 +9,8 @@ from vggt_ros.config import Config
 from vggt_ros.msg import CameraStatus, DropCount, MapStatus
 from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.conversions import pose_message, time_message
-from vggt_ros.nodes.worker import Health
+from vggt_ros.nodes.health import Health
+from vggt_ros.pipeline.report import map_frame
 
 _MODELS = {"invdepth_scale_shift": "disparity", "": "none"}
 """`DepthAlignment.model` in the words of CameraStatus.msg where they differ."""
@@ -23,15 +24,17 @@ def map_status(
     now_ns: int,
 ) -> MapStatus:
     """The message of `~/status`."""
-    message = MapStatus(state=state, detail=health.detail)
-    message.header.stamp = time_message(health.stamp_ns or now_ns)
-    message.header.frame_id = config.frame.map
     scene = health.scene
+    contradiction = scene.scale.contradiction if scene is not None else ""
+    message = MapStatus(state=state, detail=health.detail or contradiction)
+    message.header.stamp = time_message(health.stamp_ns or now_ns)
+    message.header.frame_id = map_frame(config.frame.map, scene)
     if scene is not None:
         message.is_metric = scene.scale.is_metric
         message.scale_value = float(scene.scale.value)
         message.scale_sigma = float(scene.scale.sigma)
-        message.scale_source = scene.scale.source.value
+        message.scale_source = scene.scale.source_name
+    message.scale_drift = float(health.scale_drift)
     message.motion = config.motion
     if health.map_from_rig is not None:
         message.map_from_rig = pose_message(health.map_from_rig)
@@ -81,7 +84,8 @@ def _camera_status(monitor: CameraMonitor, health: Health) -> CameraStatus:
     scene = health.scene
     if scene is not None and monitor.name in scene.map_from_camera:
         message.registered = True
-        message.map_from_camera = pose_message(scene.map_from_camera[monitor.name])
+        found = health.map_from_camera.get(monitor.name, scene.map_from_camera[monitor.name])
+        message.map_from_camera = pose_message(found)
         residual = scene.residuals.get(monitor.name)
         if residual is not None:
             message.centre_residual_m = float(residual.centre)

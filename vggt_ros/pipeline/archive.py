@@ -122,7 +122,7 @@ def snapshot(pipeline: MappingPipeline, stamp_ns: int) -> Snapshot:
             height = max(1, round(model.height * _LANDMARK_DEPTH_PX / model.width))
             model = model.resized(_LANDMARK_DEPTH_PX, height)
         depth = pipeline.map.render(model, map_from_camera).depth
-        features = scene.features.get(frame.camera) if pipeline.last_is_bootstrap else None
+        features = scene.features.get(frame.camera)
         views.append(SeenView(frame, map_from_camera, depth, model, features))
     return Snapshot(
         members, about, views, scene.points_in_map, pipeline.landmarks, pipeline.map.size

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vggt_ros.errors import CalibrationError, SourceError
 from vggt_ros.geometry import CameraModel
 from vggt_ros.pipeline.image_limits import check_file, check_size
-from vggt_ros.types import Frame, Image, StampedImage
+from vggt_ros.types import Float32, Frame, Image, StampedImage
 
 _YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "yuy2")
 _FILE_ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND"}
@@ -147,7 +147,7 @@ class Undistorter:
     """
 
     def __init__(self) -> None:
-        self._maps: dict[CameraModel, tuple[Any, Any]] = {}
+        self._maps: dict[tuple[CameraModel, bool], tuple[Any, Any]] = {}
 
     def undistort(self, rgb: Image, model: CameraModel) -> tuple[Image, CameraModel]:
         """Image of the size of `model`; what the lens did not see is black.
@@ -159,19 +159,47 @@ class Undistorter:
             return rgb, model.without_distortion()
         import cv2
 
-        pinhole = model.without_distortion()
-        if model not in self._maps:
+        first, second = self._map(model, nearest=False)
+        return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), model.without_distortion()
+
+    def undistort_depth(self, depth: Float32, model: CameraModel) -> Float32:
+        """Depth (H, W), of any size, as `undistort` turns the image; NaN outside the lens.
+
+        Depth is never averaged: each pixel is that of the nearest.
+
+        Raises:
+            CalibrationError: a distortion that cannot be evaluated.
+        """
+        if not model.is_distorted:
+            return depth
+        import cv2
+
+        height, width = depth.shape
+        sized = model.resized(width, height) if model.size != (width, height) else model
+        first, second = self._map(sized, nearest=True)
+        return np.asarray(
+            cv2.remap(
+                depth, first, second, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, float("nan")
+            ),
+            np.float32,
+        )
+
+    def _map(self, model: CameraModel, nearest: bool) -> tuple[Any, Any]:
+        import cv2
+
+        if (model, nearest) not in self._maps:
+            pinhole = model.without_distortion()
             try:
                 with np.errstate(over="ignore", invalid="ignore"):
                     pixels = model.project(pinhole.rays()).astype(np.float32)
             except ValueError as error:
                 raise CalibrationError(str(error)) from error
             _check_sight(pixels, model)
-            self._maps[model] = cv2.convertMaps(
-                pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2
+            # maps for interpolation, used for the nearest pixel, would round down
+            self._maps[model, nearest] = cv2.convertMaps(
+                pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2, nninterpolation=nearest
             )
-        first, second = self._maps[model]
-        return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), pinhole
+        return self._maps[model, nearest]
 
 
 def _check_sight(pixels: NDArray[np.float32], model: CameraModel) -> None:
@@ -196,4 +224,7 @@ def undistorted_frame(frame: Frame, model: CameraModel, undistorter: Undistorter
     height, width = frame.rgb.shape[:2]
     fitted = fit_model(model, (width, height), frame.camera)
     rgb, pinhole = undistorter.undistort(frame.rgb, fitted)
-    return dataclasses.replace(frame, rgb=rgb, model=pinhole)
+    depth = frame.depth_m
+    if depth is not None:
+        depth = undistorter.undistort_depth(depth, fitted)
+    return dataclasses.replace(frame, rgb=rgb, model=pinhole, depth_m=depth)

@@ -14,7 +14,7 @@ from vggt_ros.pipeline.decode import (
     resize_rgb,
     undistorted_frame,
 )
-from vggt_ros.types import Frame, StampedImage
+from vggt_ros.types import Float32, Frame, StampedImage
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,12 +40,15 @@ class ImageDecoder:
         self.sizes.clear()
         self._warned.clear()
 
-    def decode(self, image: StampedImage, model: CameraModel | None) -> Frame | tuple[str, str]:
+    def decode(
+        self, image: StampedImage, model: CameraModel | None, depth: Float32 | None = None
+    ) -> Frame | tuple[str, str]:
         """The frame, or why there is none: the reason and the text.
 
         Args:
             image: as it came.
             model: intrinsics of the camera as it is calibrated; None: not calibrated.
+            depth: (H, W) [m] of the same pixels, at any size, as it came.
         """
         name = image.camera
         try:
@@ -62,7 +65,7 @@ class ImageDecoder:
         size = reduced_size(width, height, self._max_width)
         try:
             if model is None:
-                return Frame(name, image.stamp_ns, resize_rgb(rgb, size))
+                return Frame(name, image.stamp_ns, resize_rgb(rgb, size), depth_m=depth)
             if model.size != (width, height):
                 fitted = fit_model(model, (width, height), name)
                 self.warn_once(
@@ -72,12 +75,13 @@ class ImageDecoder:
                     f"the images' {width}x{height}",
                 )
                 model = fitted
-            rgb, pinhole = self._undistorter.undistort(
-                resize_rgb(rgb, size), model.resized(*size) if model.size != size else model
-            )
+            reduced = model.resized(*size) if model.size != size else model
+            rgb, pinhole = self._undistorter.undistort(resize_rgb(rgb, size), reduced)
+            if depth is not None:
+                depth = self._undistorter.undistort_depth(depth, reduced)
         except CalibrationError as error:
             return "calibration", str(error)
-        return Frame(name, image.stamp_ns, rgb, pinhole)
+        return Frame(name, image.stamp_ns, rgb, pinhole, depth)
 
     def undistort(self, frame: Frame, model: CameraModel) -> Frame:
         """A frame with intrinsics that were estimated later; `model` may be distorted.

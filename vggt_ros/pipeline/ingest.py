@@ -20,8 +20,9 @@ from vggt_ros.config import IngestConfig
 from vggt_ros.errors import ConfigError, SourceError, nearest
 from vggt_ros.geometry import CameraModel
 from vggt_ros.pipeline.absent_cameras import AbsentCameras
+from vggt_ros.pipeline.depth_images import DepthImages
 from vggt_ros.pipeline.image_decoder import ImageDecoder
-from vggt_ros.types import Frame, FrameSet, StampedImage
+from vggt_ros.types import Float32, Frame, FrameSet, StampedImage
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class ImageSet:
 
     stamp_ns: int
     images: tuple[StampedImage, ...]
+    clock_resets: int = 0
+    """Of the ingest when the set was taken: a higher number is another round of a bag."""
 
 
 class Ingest:
@@ -84,6 +87,8 @@ class Ingest:
         cameras: names in the fixed order of views.
         models: intrinsics by camera; None or absent: not calibrated.
         config: limits.
+        depth_cameras: those whose depth images come by `put_depth`; a set waits a little for
+            them, and goes on without.
 
     Raises:
         ConfigError: no, too many or repeated cameras, or `min_cameras` above their number.
@@ -94,17 +99,14 @@ class Ingest:
         cameras: Sequence[str],
         models: Mapping[str, CameraModel | None],
         config: IngestConfig,
+        depth_cameras: Sequence[str] = (),
     ):
         if not 1 <= len(cameras) <= MAX_CAMERAS or len(set(cameras)) != len(cameras):
             raise ConfigError(
                 f"cameras: expected 1 to {MAX_CAMERAS} different names, got {list(cameras)}"
             )
-        if config.min_cameras > len(cameras):
-            raise ConfigError(
-                f"ingest.min_cameras: expected at most the {len(cameras)} cameras, got "
-                f"{config.min_cameras}"
-            )
         self.cameras = tuple(cameras)
+        self._check_least(config)
         self.counts: Counter[str] = Counter()
         self.camera_counts: dict[str, Counter[str]] = {name: Counter() for name in cameras}
         self.received: Counter[str] = Counter()
@@ -113,6 +115,7 @@ class Ingest:
         self.clock_resets = 0
         self._config = config
         self._skew_ns = int(config.max_skew_ms * 1e6)
+        self.depth = DepthImages(depth_cameras, config.queue_size, self._skew_ns)
         self._models = {name: models.get(name) for name in cameras}
         self._queues: dict[str, deque[StampedImage]] = {name: deque() for name in cameras}
         self._last: dict[str, int] = {}
@@ -127,6 +130,7 @@ class Ingest:
             cameras, int(config.silent_after_s * 1e9), warns=not config.min_cameras
         )
         self._taken_until: int | None = None
+        self._finished = False
         self._skews: dict[str, deque[int]] = {name: deque(maxlen=_SKEWS) for name in cameras}
         self._decoder = ImageDecoder(config.max_width)
         self._lock = threading.Lock()
@@ -198,6 +202,19 @@ class Ingest:
         with self._lock:
             return sum(len(queue) for queue in self._queues.values())
 
+    def set_config(self, config: IngestConfig) -> None:
+        """Take over what may change while mapping: skew, least cameras, silence.
+
+        Raises:
+            ConfigError: `min_cameras` above the number of cameras.
+        """
+        self._check_least(config)
+        with self._lock:
+            self._config = config
+            self._skew_ns = int(config.max_skew_ms * 1e6)
+            self._left_out.after_ns = int(config.silent_after_s * 1e9)
+            self._left_out.warns = not config.min_cameras
+
     def leave_out(self, camera: str) -> None:
         """Do not wait for a camera until it sends."""
         self._check_camera(camera)
@@ -225,6 +242,14 @@ class Ingest:
         with self._lock:
             self._put(image)
 
+    def put_depth(self, image: StampedImage) -> None:
+        """Keep a depth image for the colour image of the same camera and time.
+
+        Raises:
+            SourceError: of a camera that is not in `depth_cameras`.
+        """
+        self.depth.put(image)
+
     def take(self) -> ImageSet | None:
         """The oldest set that is ready, None if there is none yet."""
         with self._lock:
@@ -233,6 +258,7 @@ class Ingest:
     def finish(self) -> None:
         """Nothing more will come: do not wait for cameras with empty queues any longer."""
         with self._lock:
+            self._finished = True
             if self._needed() < len(self.cameras):
                 self._absent = {name for name in self.cameras if not self._queues[name]}
 
@@ -370,6 +396,7 @@ class Ingest:
             skews.clear()
         self._left_out.forget_stamps()
         self._taken_until = None
+        self.depth.clear()
 
     def _take(self) -> ImageSet | None:
         while True:
@@ -385,12 +412,20 @@ class Ingest:
             if len(members) == len(self.cameras) or (
                 len(members) >= needed and (not waiting or is_full)
             ):
+                if not (is_full or self._finished) and self._awaits_depth(members):
+                    return None
                 return self._pop(members)
             if len(members) + len(waiting) >= needed:
                 return None
             oldest = min(members, key=lambda n: self._queues[n][0].stamp_ns)
             self._queues[oldest].popleft()
             self._drop(oldest, "unmatched")
+
+    def _awaits_depth(self, members: list[str]) -> bool:
+        return any(
+            self.depth.is_awaited(name, queue[0].stamp_ns, queue[-1].stamp_ns)
+            for name, queue in ((name, self._queues[name]) for name in members)
+        )
 
     def _pop(self, members: list[str]) -> ImageSet:
         self._advance(members)
@@ -404,7 +439,7 @@ class Ingest:
         stamp = stamps[(len(stamps) - 1) // 2]
         for image in images:
             self._skews[image.camera].append(image.stamp_ns - stamp)
-        return ImageSet(stamp, images)
+        return ImageSet(stamp, images, self.clock_resets)
 
     def _advance(self, members: list[str]) -> None:
         """Where cameras are faster than `max_skew_ms`, go on to images closer together."""
@@ -466,9 +501,25 @@ class Ingest:
         return self._decoder.undistort(frame, model)
 
     def _decode(self, image: StampedImage) -> Frame | tuple[str, str]:
-        return self._decoder.decode(image, self._models[image.camera])
+        return self._decoder.decode(image, self._models[image.camera], self._depth(image))
+
+    def _depth(self, image: StampedImage) -> Float32 | None:
+        """The depth image of a colour image; a faulty one is counted and left out."""
+        try:
+            return self.depth.nearest(image.camera, image.stamp_ns)
+        except SourceError as error:
+            self.depth.counts["depth"] += 1
+            self._decoder.warn_once(image.camera, "depth", str(error))
+            return None
 
     # ------------------------------------------------------------------ bookkeeping
+
+    def _check_least(self, config: IngestConfig) -> None:
+        if config.min_cameras > len(self.cameras):
+            raise ConfigError(
+                f"ingest.min_cameras: expected at most the {len(self.cameras)} cameras, got "
+                f"{config.min_cameras}"
+            )
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self._queues:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import enum
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, VggtRosError
+from vggt_ros.errors import VggtRosError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.make_map import make_map
@@ -27,7 +28,10 @@ from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_dept
 from vggt_ros.pipeline.landmarks import Landmarks
 from vggt_ros.pipeline.motion.make_locator import make_locator
 from vggt_ros.pipeline.motion.moving_map import Moved, MovingMap
-from vggt_ros.pipeline.report import map_report, scene_report
+from vggt_ros.pipeline.report import map_frame, map_report, scene_report
+from vggt_ros.pipeline.scale_drift import ScaleDrift
+from vggt_ros.pipeline.scale_fusion import check_metric
+from vggt_ros.pipeline.scale_sources import scale_evidence
 from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator, EngineInUse, EngineUser
 from vggt_ros.pipeline.timings import Timings
@@ -78,7 +82,7 @@ class StepResult:
     depth_maps: tuple[DepthMap, ...] = ()
     fused: FuseStatistics = field(default_factory=FuseStatistics)
     map_from_rig: Rigid3 | None = None
-    """Where a moving rig was at its newest keyframe; None for one that stands still."""
+    """Where a moving rig was at this stamp; None where that is not known, or it stands still."""
 
 
 class MappingPipeline:
@@ -113,14 +117,19 @@ class MappingPipeline:
         self._undistorter = Undistorter()
         self.last_views: tuple[tuple[Frame, Rigid3], ...] = ()
         """Undistorted images of the newest set and where they were taken, for archives."""
-        self.last_is_bootstrap = False
         self.landmarks: tuple[Landmarks, ...] = ()
         """Of the archive that was loaded, if one was."""
         self.extra: dict[str, bytes] = {}
         """Members of that archive that others keep there; they are saved again."""
+        self._scale_drift = ScaleDrift()
         self._self_filter = SelfFilter(config)
         locator = make_locator(config, rig, bootstrapper)
         self._moving = MovingMap(self, locator) if locator is not None else None
+
+    @property
+    def scale_drift(self) -> float:
+        """Relative change of the scale since the bootstrap, NaN where nothing shows it."""
+        return self._scale_drift.value
 
     @property
     def map_from_world(self) -> Rigid3 | None:
@@ -281,7 +290,8 @@ class MappingPipeline:
         self.sets_received += 1
         if self._moving is not None:
             moving = self._moving
-            return self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            result = self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            return replace(result, map_from_rig=moving.map_from_rig(frame_set))
         bootstrapped = False
         if self.scene is None:
             bootstrapped = self._bootstrap(frame_set)
@@ -293,7 +303,6 @@ class MappingPipeline:
             calibrated = self._calibrated(frame_set, self.scene)
         poses = self.scene.map_from_camera
         self.last_views = tuple((f, poses[f.camera]) for f in calibrated.frames)
-        self.last_is_bootstrap = bootstrapped
         with self.timings.measure("depth"):
             predictions = self._self_filter.masked(
                 self.depth_estimator.estimate(calibrated), self.scene, self.rig
@@ -302,6 +311,7 @@ class MappingPipeline:
             depth_maps = self._self_filter.outside_box(
                 self._align(predictions, self.scene), self.scene.map_from_rig
             )
+            self._scale_drift.observe(calibrated, depth_maps)
         with self.timings.measure("fuse"):
             accepted = [d for d in depth_maps if d.alignment.accepted]
             fused = self.map.fuse(
@@ -339,16 +349,14 @@ class MappingPipeline:
             self.state = PipelineState.MAPPING
             self.failure = moved.failure
         self.sets_used += moved.used
-        return StepResult(
-            stamp_ns, moved.began, moved.depth_maps, moved.fused, moving.map_from_rig
-        )
+        return StepResult(stamp_ns, moved.began, moved.depth_maps, moved.fused)
 
     def cloud(self, voxel_m: float = 0.0, max_points: int = 0) -> PointCloud:
         """A copy of the map as it is to be shown and exported."""
         settings = self.config.map
         cloud = self.map.cloud(settings.min_hits, settings.min_confidence, voxel_m, max_points)
         metric = self.scene is not None and self.scene.scale.is_metric
-        return replace(cloud, frame=self.config.frame.map, is_metric=metric)
+        return replace(cloud, frame=map_frame(self.config.frame.map, self.scene), is_metric=metric)
 
     def _bootstrap(self, frame_set: FrameSet) -> bool:
         """Collect sets until there are enough, then find the scene; True when it is found."""
@@ -364,12 +372,16 @@ class MappingPipeline:
         try:
             with self.timings.measure("bootstrap"):
                 unscaled = self.bootstrapper.bootstrap(sets)
-                scene = align_scene(unscaled, self.rig, self.config.scale)
-            if self.config.scale.require_metric and not scene.scale.is_metric:
-                raise AlignmentError(
-                    "scale: scale.require_metric is set, but nothing gives the scale; give "
-                    "rig_from_camera of two cameras (rig_file or TF) or scale.metres_per_unit"
+                evidence = scale_evidence(
+                    unscaled,
+                    sets,
+                    self.rig,
+                    self.config.scale,
+                    self.depth_estimator,
+                    self._calibrated,
                 )
+                scene = align_scene(unscaled, self.rig, self.config.scale, evidence=evidence)
+            check_metric(scene.scale, self.config.scale)
             with self.timings.measure("prepare depth"):
                 self.depth_estimator.prepare(scene)
             self._seed(unscaled, scene)
@@ -380,6 +392,7 @@ class MappingPipeline:
             self._failed_at_ns = frame_set.stamp_ns
             raise
         self.scene = scene
+        self._scale_drift.reset()
         self.state = PipelineState.MAPPING
         self.failure = ""
         log.info(
@@ -433,6 +446,7 @@ class MappingPipeline:
             "state": self.state.value,
             "failure": self.failure,
             **scene_report(self.scene, self.config.cameras),
+            "scale_drift": self.scale_drift if math.isfinite(self.scale_drift) else None,
             "sets": {
                 "received": self.sets_received,
                 "used": self.sets_used,

@@ -125,6 +125,10 @@ class KeptDepth:
         for kept in self._kept:
             map_.fuse([kept.restored(self._fused_at[kept.window])], kept.bootstrap)
 
+    def newest(self, count: int, map_from_window: Callable[[int], Sim3]) -> list[DepthMap]:
+        """The last depth maps, where their windows lie now."""
+        return [kept.restored(map_from_window(kept.window)) for kept in self._kept[-count:]]
+
     def _thin(self) -> None:
         half = len(self._kept) // 2
         self._kept = self._kept[:half:2] + self._kept[half:]
