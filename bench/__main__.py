@@ -24,6 +24,7 @@ SECTIONS = {
     "export_formats": "Writing files beside the usual libraries",
     "video_decode": "Video decoding",
     "map_limits": "Map: what moves, memory, growth",
+    "dds": "Images over DDS",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
 

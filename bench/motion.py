@@ -8,11 +8,11 @@ import numpy as np
 
 from bench.figures import Figure, at_least, at_most
 from bench.indoor_sequence import load
-from vggt_ros.config import SfmConfig
+from vggt_ros.config import SfmConfig, TrajectoryConfig
 from vggt_ros.evaluation.trajectories import evaluate_trajectory
 from vggt_ros.export.trajectory import StampedPose
 from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_angle
-from vggt_ros.pipeline.motion.trajectory import TrajectoryConfig, TrajectoryEstimator
+from vggt_ros.pipeline.motion.trajectory import TrajectoryEstimator
 from vggt_ros.pipeline.sfm import SfmBootstrapper
 from vggt_ros.types import Frame, FrameSet
 

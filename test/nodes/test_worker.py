@@ -1,33 +1,49 @@
 """The mapping thread on scripted sets: what a fault leaves behind."""
 
 import logging
+import threading
 from collections import Counter
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from vggt_ros.errors import AlignmentError, ConfigError, EngineError
+from vggt_ros.errors import AlignmentError, ConfigError, EngineError, VggtRosError
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.types import ScaleEstimate, ScaleSource
 
-SCENE = SimpleNamespace(scale=ScaleEstimate(1.0, 0.1, ScaleSource.RIG), bootstrapper="sfm")
+SCENE = SimpleNamespace(
+    scale=ScaleEstimate(1.0, 0.1, ScaleSource.RIG),
+    bootstrapper="sfm",
+    cameras={},
+    map_from_camera={},
+    map_from_rig=None,
+)
+
+
+class Chosen:
+    """A set without images."""
+
+    images = ()
+
+    def __init__(self, number):
+        self.number = number
 
 
 class Ingest:
     """Hands out the numbers 0, 1, ... as sets."""
 
-    clock_resets, sets = 0, 0
+    clock_resets, sets, skews_ms = 0, 0, {}
 
     def __init__(self, count):
         self.waiting = list(range(count))
         self.counts, self.camera_counts = Counter(), {}
 
     def take(self):
-        return self.waiting.pop(0) if self.waiting else None
+        return Chosen(self.waiting.pop(0)) if self.waiting else None
 
     def decode_set(self, chosen):
-        return chosen
+        return chosen.number
 
     def close(self):
         pass
@@ -45,9 +61,11 @@ class Pipeline:
         self.scene, self.failure, self.engines, self.dropped = None, "", {}, Counter()
         self.state = SimpleNamespace(value="collecting")
         self.map = SimpleNamespace(size=0, memory_bytes=0)
-        self.timings = SimpleNamespace(measure=lambda _: nullcontext(), summary=dict)
+        self.timings = SimpleNamespace(
+            measure=lambda _: nullcontext(), summary=dict, add=lambda *_: None
+        )
         self.depth_estimator, self.sets_used = SimpleNamespace(name="plane_sweep"), 0
-        self.config = SimpleNamespace(bootstrap="sfm")
+        self.config = SimpleNamespace(bootstrap="sfm", motion="static")
 
     def set_rig(self, rig):
         pass
@@ -73,7 +91,7 @@ def run():
     """Runs a script; returns the worker, and what it told the publishers."""
     workers = []
 
-    def start(script):
+    def start(script, **arguments):
         told = []
         calibrated = SimpleNamespace(rig=SimpleNamespace(cameras=()), key=0, missing=())
         calibration = SimpleNamespace(resolve=lambda _: calibrated, errors={})
@@ -82,8 +100,9 @@ def run():
             Ingest(len(script)),
             calibration,
             lambda scene, _, stamp_ns: told.append(("scene", stamp_ns)),
-            lambda result, _: told.append(("set", result.stamp_ns)),
+            lambda result, *_: told.append(("set", result.stamp_ns)),
             lambda: told.append(("cleared", -1)),
+            **arguments,
         )
         worker.start()
         workers.append(worker)
@@ -121,6 +140,45 @@ def test_after_a_reset_the_new_scene_is_told(run):
 def test_errors_are_counted_once_under_their_own_name(run, kind):
     worker, _ = run([kind("why"), "scene", kind("shapes"), None])
     assert worker.health.dropped == {"bootstrap failed": 1, kind.__name__: 1}
+
+
+def test_one_internal_error_leaves_one_set_out(run):
+    worker, told = run(["scene", KeyError("a bug"), None, KeyError("a bug"), None])
+    assert told == [("scene", 0), ("set", 0), ("set", 2), ("set", 4)]
+    assert worker.health.dropped == {"internal error": 2}
+    assert worker.health.internal_errors == 2
+    assert not worker.failure
+
+
+def test_internal_errors_in_a_row_end_the_thread_and_say_so(run):
+    failed = threading.Event()
+    worker, told = run(["scene", *[KeyError("a bug")] * 3], on_failure=failed.set)
+    assert not failed.is_set()  # three in a row may be
+    worker.pipeline.script += [KeyError("a bug\nof two lines"), None]
+    worker._ingest.waiting += [4, 5]
+    assert failed.wait(5.0)
+    assert worker.failure == "KeyError: 'a bug\\nof two lines'"
+    assert worker._dropped["internal error"] == 4
+    assert told == [("scene", 0), ("set", 0)]
+    with pytest.raises(VggtRosError, match="the mapping thread has ended: KeyError"):
+        worker.call(lambda: None, 5.0)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), MemoryError("no room")])
+def test_whatever_ends_the_thread_is_told(run, error):
+    failed = threading.Event()
+    worker, _ = run(["scene"], on_failure=failed.set)
+
+    def broken():
+        raise error
+
+    worker._report = broken
+    with worker._wake:
+        worker._arrived = True
+        worker._wake.notify()
+    assert failed.wait(5.0)
+    assert worker.failure == f"{type(error).__name__}: {error}"
+    assert worker.stop(5.0)
 
 
 def test_a_posted_task_that_fails_is_told(run, caplog):

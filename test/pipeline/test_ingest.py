@@ -280,7 +280,7 @@ def test_reset_and_wrong_names():
     ingest = Ingest(names(2), {}, IngestConfig())
     ingest.put(shot("c0", 0))
     ingest.reset()
-    assert ingest.counts == {"clock_jump": 1}
+    assert ingest.counts == {"reset": 1}
     with pytest.raises(SourceError, match=r"camera 'c5'.*is not one of c0, c1"):
         ingest.put(shot("c5", 0))
     for cameras, config in (

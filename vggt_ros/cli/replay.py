@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,23 +12,22 @@ from typing import TYPE_CHECKING, Any
 from vggt_ros import results
 from vggt_ros.cli.arguments import count_or_zero
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, SourceError
+from vggt_ros.errors import AlignmentError, VggtRosError
 
 if TYPE_CHECKING:  # imported where they are used: `vggt-ros --help` must not wait for them
-    from vggt_ros.pipeline.ingest import Ingest
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
-    from vggt_ros.sources.bag import BagMessage
-    from vggt_ros.types import FrameSet
 
 _EXAMPLES = """\
 examples:
   vggt-ros replay photos_bag --out result
   vggt-ros replay robot_bag --out result --set rig_file=RIG.yaml --set map.voxel_m=0.01
   vggt-ros replay robot_bag --out result --config mapper.yaml --max-sets 20
+  vggt-ros replay robot_bag --out result --set motion=tf --set frame.odom=odom
 
 The folder gets report.json, timings.json, map.ply, cameras.tum, preview.png, config.yaml and,
-with structure from motion, features.npz. `vggt-ros export` makes other formats of them.
+with structure from motion, features.npz; of a rig that moves (motion: tf or estimate) also
+trajectory.tum. `vggt-ros export` makes other formats of them.
 """
 
 
@@ -66,6 +64,11 @@ def run(args: argparse.Namespace) -> int:
     outcome.write(out)
     print(outcome.summary())
     print(f"\nresults in {out}")
+    if outcome.fault is not None:
+        raise type(outcome.fault)(
+            f"{args.bag}: mapping ended early, at set {outcome.pipeline.sets_received}; the "
+            f"results hold what was mapped until then: {outcome.fault}"
+        ) from outcome.fault
     if not outcome.points:
         raise AlignmentError(
             f"{args.bag}: the map is empty: no depth was accepted; the cameras need texture and "
@@ -86,6 +89,8 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     points: int = 0
     """In the map that was written."""
+    fault: VggtRosError | None = None
+    """What ended the mapping before the bag did."""
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`, what ingest dropped included."""
@@ -94,6 +99,14 @@ class Outcome:
         for reason, count in sorted(self.dropped.items()):
             dropped[reason] = dropped.get(reason, 0) + count
         report["notes"] = self.notes
+        if self.config.motion != "static":
+            # stamp_ns x y z [map units] qx qy qz qw: the rig in the map
+            report["motion"]["trajectory"] = [
+                [stamp, *pose.translation.tolist(), *pose.quaternion_xyzw.tolist()]
+                for stamp, pose in self.pipeline.path()
+            ]
+        if self.fault is not None:
+            report["failure"] = str(self.fault)
         return report
 
     def write(self, out: Path) -> None:
@@ -101,7 +114,7 @@ class Outcome:
         from vggt_ros.export.files import write_json, write_text
         from vggt_ros.export.ply import write_ply
         from vggt_ros.export.scene_files import write_features
-        from vggt_ros.export.trajectory import static_poses, write_tum
+        from vggt_ros.export.trajectory import StampedPose, static_poses, write_tum
         from vggt_ros.parameters import dump_config
         from vggt_ros.preview import write_preview
 
@@ -118,6 +131,13 @@ class Outcome:
             is_metric=cloud.is_metric,
             comments=comments,
         )
+        if self.config.motion != "static":
+            write_tum(
+                out / results.PATH,
+                [StampedPose(stamp, pose) for stamp, pose in self.pipeline.path()],
+                is_metric=cloud.is_metric,
+                comments=comments,
+            )
         if scene.features:
             write_features(out / results.FEATURES, scene)
         write_preview(out / results.PREVIEW, self.images, cloud, poses)
@@ -150,9 +170,12 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         ConfigError: a camera or topic that the bag does not have.
         CalibrationError: impossible intrinsics or transforms.
         AlignmentError: no frame set could be bootstrapped.
+        EngineError: a network failed before there was anything to write; later faults are in
+            `Outcome.fault`.
     """
     from tqdm import tqdm
 
+    from vggt_ros.cli.replay_images import BagImages, BagPlaces
     from vggt_ros.pipeline.ingest import Ingest
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
@@ -174,14 +197,16 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         for topic, name in chosen.topics.items():
             if not bag.topics[topic].count:
                 ingest.leave_out(name)
-        images = _Images(chosen.topics, ingest)
+        moved = config.motion == "tf"
+        places = BagPlaces(bag, config, rig.rig_frame) if moved else None
+        images = BagImages(chosen.topics, ingest, places)
         outcome = Outcome(pipeline, config, {}, notes=list(chosen.notes))
         failure: AlignmentError | None = None
         bar = tqdm(
-            bag.messages(list(chosen.topics)),
-            total=sum(bag.topics[t].count for t in chosen.topics),
+            bag.messages(images.topics),
+            total=sum(bag.topics[t].count for t in images.topics),
             desc="replay",
-            unit="image",
+            unit="message" if moved else "image",
             disable=None if progress else True,
         )
         for frame_set in images.frame_sets(bar):
@@ -191,6 +216,11 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
                 failure = error
                 bar.set_postfix_str("bootstrap failed")
                 continue
+            except VggtRosError as error:
+                if pipeline.scene is None:
+                    raise
+                outcome.fault = error
+                break
             if result.depth_maps:
                 depth = {d.camera: d.depth for d in result.depth_maps if d.alignment.accepted}
                 outcome.images = [
@@ -200,6 +230,10 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
             if max_sets and pipeline.sets_received >= max_sets:
                 break
         bar.close()
+        try:
+            pipeline.finish()
+        except AlignmentError as error:
+            failure = error
         undecodable = sum(bag.undecodable[topic] for topic in chosen.topics)
         outcome.dropped = dict(images.dropped + Counter({"undecodable message": undecodable}))
         outcome.notes += images.notes()
@@ -225,58 +259,3 @@ def _why_nothing(path: Path, outcome: Outcome) -> str:
         f"{dropped or 'none'}{notes}; leave cameras out with --set cameras=a,b or let sets be "
         "incomplete with --set ingest.min_cameras=2; `vggt-ros check` says more"
     )
-
-
-class _Images:
-    """The images of a bag on their way into ingest; faulty ones are counted."""
-
-    def __init__(self, topics: dict[str, str], ingest: Ingest) -> None:
-        self._topics = topics
-        self._ingest = ingest
-        self._unreadable: Counter[str] = Counter()
-        self._first_errors: dict[str, str] = {}
-
-    def frame_sets(self, messages: Iterable[BagMessage]) -> Iterator[FrameSet]:
-        """All sets of the bag, in order."""
-        from vggt_ros.sources.messages import any_image_from_message
-
-        for topic, _, message in messages:
-            camera = self._topics[topic]
-            try:
-                image = any_image_from_message(message, camera)
-            except SourceError as error:
-                self._unreadable[camera] += 1
-                self._first_errors.setdefault(camera, str(error))
-                continue
-            self._ingest.put(image)
-            yield from _ready(self._ingest)
-        self._ingest.finish()
-        yield from _ready(self._ingest)
-
-    @property
-    def dropped(self) -> Counter[str]:
-        """Images that are in no set, by reason."""
-        return self._ingest.counts + Counter({"unreadable image": self._unreadable.total()})
-
-    def notes(self) -> list[str]:
-        """What a person should know of the cameras."""
-        notes = [
-            f"{text} ({self._unreadable[camera]} images)"
-            for camera, text in self._first_errors.items()
-        ]
-        for name in self._ingest.silent:
-            if name not in self._first_errors:
-                notes.append(f"camera '{name}' never sent an image")
-        for name in self._ingest.left_out:
-            if name not in self._ingest.silent:
-                notes.append(f"camera '{name}' was left out at the end: no usable images")
-        if self._ingest.clock_resets:
-            notes.append(f"stamps went back {self._ingest.clock_resets} times")
-        return notes
-
-
-def _ready(ingest: Ingest) -> Iterator[FrameSet]:
-    while (chosen := ingest.take()) is not None:
-        frame_set = ingest.decode_set(chosen)
-        if frame_set is not None:
-            yield frame_set

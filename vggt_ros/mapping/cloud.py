@@ -8,15 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from vggt_ros.mapping.surfels import (
-    CELL_LIMIT,
-    EMPTY,
-    first_hash,
-    new_table,
-    next_hash,
-    pack_key,
-    slot_of,
-)
+from vggt_ros.mapping.kernels_voxel import number_cells
+from vggt_ros.mapping.surfels import CELL_LIMIT
 from vggt_ros.types import Float32, PointCloud
 
 
@@ -41,13 +34,12 @@ def voxel_average(cloud: PointCloud, voxel_m: float, max_points: int = 0) -> Poi
     if not (math.isfinite(voxel_m) and voxel_m > 0):
         raise ValueError(f"voxel average: expected voxel_m > 0, got {voxel_m}")
     points = np.ascontiguousarray(cloud.points, np.float32)
-    cells, count = voxel_cells(points, np.float32(1 / voxel_m), new_table(len(points)))
+    cells, count, mean_points = number_cells(points, np.float32(1 / voxel_m))
     if count < 0:
         raise ValueError(
             f"voxel average: expected finite points within {CELL_LIMIT * voxel_m:.3g} of the "
             "origin; drop the others first or enlarge voxel_m"
         )
-    mean_points = _means(points, cells, count)
     colours = _means(np.ascontiguousarray(cloud.colours), cells, count)
     normals = confidence = None
     if cloud.normals is not None:
@@ -69,55 +61,8 @@ def voxel_average(cloud: PointCloud, voxel_m: float, max_points: int = 0) -> Poi
 
 def voxel_cell_means(points: Float32, voxel_m: float) -> Float32:
     """Mean position of the points (N, 3) in each occupied cell, in the order of first points."""
-    cells, count = voxel_cells(points, np.float32(1 / voxel_m), new_table(len(points)))
-    means: Float32 = _means(points, cells, count)
+    means: Float32 = number_cells(points, np.float32(1 / voxel_m))[2]
     return means
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def voxel_cells(points, inverse_voxel, table):
-    """Number the occupied cells in the order of their first point.
-
-    The hash holds numbers of cells only; their keys lie in the order of the numbers, so that
-    points that follow each other in space find them in the same cache lines.
-
-    Inputs:
-        table: empty hash with room for as many cells as there are points.
-
-    Returns:
-        (cell of each point (N,) int32, number of cells; -1 if a point is not finite or too far).
-    """
-    n = len(points)
-    cells = np.empty(n, np.int32)
-    keys = np.empty(n, np.int64)
-    groups = table.size >> 6
-    count = 0
-    limit = np.float32(CELL_LIMIT)
-    last_key, cell = np.int64(-1), np.int32(0)
-    for p in range(n):
-        i = np.floor(points[p, 0] * inverse_voxel)
-        j = np.floor(points[p, 1] * inverse_voxel)
-        k = np.floor(points[p, 2] * inverse_voxel)
-        if not (abs(i) < limit and abs(j) < limit and abs(k) < limit):
-            return cells, -1
-        key = pack_key(i, j, k)
-        if key != last_key:
-            h = first_hash(key)
-            while True:
-                slot = slot_of(h, key, groups)
-                cell = table[slot]
-                if cell == EMPTY:
-                    cell = np.int32(count)
-                    table[slot] = cell
-                    keys[cell] = key
-                    count += 1
-                    break
-                if keys[cell] == key:
-                    break
-                h = next_hash(h)
-            last_key = key
-        cells[p] = cell
-    return cells, count
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry import CameraModel
-from vggt_ros.mapping import kernels_render
+from vggt_ros.mapping import kernels_fill, kernels_paint, kernels_splat
 from vggt_ros.mapping.kernels_view import MARGIN_VOXELS
 from vggt_ros.mapping.surfels import Surfels
 from vggt_ros.types import Float32, Rendering
@@ -46,7 +46,7 @@ def render_surfels(
         np.array([model.fx, model.fy, model.cx, model.cy], np.float32),
     )
 
-    cells, young_cells = kernels_render.splat(
+    cells, young_cells, drawn = kernels_splat.splat(
         surfels.position,
         rows,
         chunks,
@@ -54,21 +54,22 @@ def render_surfels(
         voxel_m,
         model.width,
         model.height,
-        kernels_render.level_offsets(model.width, model.height),
+        kernels_splat.level_offsets(model.width, model.height),
         attributes,
     )
-    depth, owner = _painted(cells, surfels, model, camera, voxel_m, attributes)
+    depth, owner = _painted(cells, drawn[0], surfels, model, camera, voxel_m, attributes)
     if young_cells.size:
-        young = _painted(young_cells, surfels, model, camera, voxel_m, attributes)
+        young = _painted(young_cells, drawn[1], surfels, model, camera, voxel_m, attributes)
         margin = np.float32(MARGIN_VOXELS * voxel_m)
-        kernels_render.compose(depth, owner, *young, margin, np.float32(YOUNG_MARGIN))
+        kernels_paint.compose(depth, owner, *young, margin, np.float32(YOUNG_MARGIN))
     if not attributes:
         return Rendering(depth)
-    return Rendering(depth, *kernels_render.attributes_of(surfels.data, owner))
+    return Rendering(depth, *kernels_paint.attributes_of(surfels.data, owner))
 
 
 def _painted(
     cells: NDArray[np.uint64],
+    drawn: NDArray[np.uint8],
     surfels: Surfels,
     model: CameraModel,
     camera: tuple[Float32, Float32, Float32],
@@ -76,21 +77,19 @@ def _painted(
     want_rows: bool,
 ) -> tuple[Float32, Rows]:
     """Depth (NaN empty) and row of each pixel (size 0 unless wanted) of one pyramid."""
-    offsets = kernels_render.level_offsets(model.width, model.height)
+    offsets = kernels_splat.level_offsets(model.width, model.height)
     if want_rows:
-        inverse, owner = kernels_render.unpacked_rows(
+        depth, owner = kernels_paint.unpacked_rows(
             surfels.position, cells, camera[0], camera[1], model.width, model.height
         )
     else:
-        inverse = kernels_render.unpacked(cells, model.width, model.height)
+        depth = kernels_paint.unpacked(cells, model.width, model.height)
         owner = np.empty((0, 0), np.int32)
-    for level in range(1, kernels_render.LEVELS):
+    for level in np.flatnonzero(drawn):
         of_level = cells[offsets[level] : offsets[level + 1]]
-        if not (of_level != kernels_render.NOTHING).any():
-            continue
         width = -(-model.width // 2**level)
-        planes, owners = kernels_render.cell_planes(
+        listed, planes = kernels_paint.cell_planes(
             surfels.position, surfels.data, *camera, of_level, width, level
         )
-        kernels_render.paint(planes, owners, width, level, voxel_m, inverse, owner)
-    return kernels_render.fill_holes(kernels_render.inverted(inverse)), owner
+        kernels_paint.paint(listed, planes, of_level, width, level, voxel_m, depth, owner)
+    return kernels_fill.fill_holes(depth), owner

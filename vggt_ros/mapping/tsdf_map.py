@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.checked_input import check_pinhole
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
-from vggt_ros.mapping.map_file import check_array, read_map, write_map
+from vggt_ros.mapping.map_file import MapPath, check_array, read_map, write_map
 from vggt_ros.mapping.open3d_import import import_open3d
 from vggt_ros.mapping.settings import refuse_confidence
 from vggt_ros.mapping.tsdf_open3d import (
@@ -306,7 +305,7 @@ class TsdfMap:
             unit(found.vertex.normals.numpy()).astype(np.float32),
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: MapPath) -> None:
         """Write the map to one file, atomically.
 
         Raises:
@@ -322,7 +321,7 @@ class TsdfMap:
         header = {"voxel_m": self.config.voxel_m, "block": BLOCK, "set": self._set}
         write_map(path, KIND, VERSION, header, {**arrays, **values})
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: MapPath) -> None:
         """Replace the map with a saved one.
 
         Raises:
@@ -570,7 +569,7 @@ def _rows_for(blocks: int) -> int:
     return max(blocks + _LEAST_SPARE, math.ceil(blocks / (1 - _SPARE_FRACTION)) + 1)
 
 
-def _check_header(path: str | Path, header: dict[str, Any], config: MapConfig) -> None:
+def _check_header(path: MapPath, header: dict[str, Any], config: MapConfig) -> None:
     if header.get("block") != BLOCK or not isinstance(header.get("set"), int):
         raise SourceError(
             f"map file {path}: expected blocks of {BLOCK} voxels and a count of sets, got "

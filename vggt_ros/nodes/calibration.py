@@ -37,7 +37,8 @@ class Calibrated:
 class Calibration:
     """Collects what callbacks bring and tells when it is enough; safe between threads.
 
-    The rig file wins over CameraInfo and TF, for it was written on purpose.
+    The rig file wins over CameraInfo and TF, for it was written on purpose. A wrong CameraInfo is
+    an error that is told, but does not take the place of one that was right.
 
     Args:
         config: `cameras` in their order, `bootstrap`, `frame.*`, `ingest.require_calibration`.
@@ -112,7 +113,7 @@ class Calibration:
             started = self._first_image_s
         given = {n: c.model for n, c in self._file.items() if c.model is not None}
         for camera, text in errors.items():
-            if camera not in given:
+            if camera not in given and camera not in models:  # one that was right still holds
                 raise CalibrationError(text)
         cameras = self._config.cameras
         frame_ids = {name: self.frame_id(name) for name in cameras}
@@ -158,10 +159,13 @@ class Calibration:
             return {n: p for n, p in given.items() if p is not None}, self._rig_frame
         best: dict[str, Rigid3] = {}
         best_frame = self._rig_frame
-        tops = [self._frames.top(frame, self._config.frame.map) for frame in frame_ids.values()]
+        below = [f for f in (self._config.frame.map, self._config.frame.odom) if f]
+        tops = [self._frames.top(frame, *below) for frame in frame_ids.values()]
+        # A camera without a parent is no rig; one that TF moves is a rig of one.
+        moves_alone = self._config.motion == "tf" and len(frame_ids) == 1
         for candidate in dict.fromkeys([self._config.frame.base, self._rig_frame, *tops]):
-            if not candidate or candidate in frame_ids.values():
-                continue  # a camera without a parent is no rig
+            if not candidate or (candidate in frame_ids.values() and not moves_alone):
+                continue
             found = {}
             for name, frame in frame_ids.items():
                 pose = self._frames.lookup(candidate, frame)

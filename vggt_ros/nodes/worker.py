@@ -7,16 +7,19 @@ latest only, from which a second thread publishes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from vggt_ros.config import Config
 from vggt_ros.errors import (
     AlignmentError,
     CalibrationError,
@@ -24,10 +27,16 @@ from vggt_ros.errors import (
     EngineError,
     VggtRosError,
 )
+from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
+from vggt_ros.pipeline.rig_overlap import rig_overlap
 from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
+from vggt_ros.pipeline.waiting_sets import WaitingSets
+from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
+
+if TYPE_CHECKING:  # it brings the kernels of the map along
+    from vggt_ros.pipeline.archive import SavedMap
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +44,11 @@ T = TypeVar("T")
 
 _IDLE_S = 0.1
 """Longest sleep of a thread that has nothing to do."""
+
+_TF_POLL_S = 0.01
+"""Sleep while a set waits for a transform: tf2 tells nobody when one has come."""
+_ARRIVALS = 1000
+"""Images whose time of arrival is kept, for the latency: what 64 full queues hold."""
 
 _REPEAT_WARNING_S = 5.0
 """A fault that repeats is logged this often; all of them are counted."""
@@ -60,6 +74,52 @@ class Health:
     camera_errors: Mapping[str, str] = field(default_factory=dict)
     alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
     timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    skews_ms: Mapping[str, float] = field(default_factory=dict)
+    """Stamp of a camera's images minus that of their sets."""
+    clock_jumps: int = 0
+    overlap: float = math.nan
+    internal_errors: int = 0
+    publishing_errors: int = 0
+    step_s: float = 0.0
+    """So long the set in hand has been mapped; 0 between sets."""
+    waits: bool = False
+    """Sets are not taken on purpose: the calibration is not complete."""
+    map_from_rig: Rigid3 | None = None
+    """Of the newest set; where the rig stands still, of the bootstrap."""
+    map_from_world: Rigid3 | None = None
+    """`map` from the frame in which others say where the rig is (motion tf)."""
+    keyframes: int = 0
+    loops: int = 0
+    place_fault: str = ""
+    """Why the newest set has no place, where others say where the rig is."""
+    unplaced_s: float = 0.0
+    """Seconds since a set had a place; 0 without a fault."""
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """What a set has told of where a moving rig was."""
+
+    places: tuple[tuple[int, Rigid3], ...]
+    """Stamp and `map_from_rig` of what was located since the set before, in order."""
+    map_from_world: Rigid3 | None
+
+
+@dataclass(frozen=True, eq=False)
+class RigInTf:
+    """How the worker learns where TF says the rig is (motion tf)."""
+
+    lookup: Callable[[str, str, int], Rigid3 | str]
+    """`target_from_source` at a stamp, or why there is none."""
+    forget: Callable[[], None]
+    """Called when the stamps have jumped back."""
+    now_ns: Callable[[], int]
+    """The node's clock."""
+
+
+def world_frame(config: Config) -> str:
+    """The frame in which TF says where the rig is: odometry, or the map of another localiser."""
+    return config.frame.odom or config.frame.map
 
 
 class MappingWorker:
@@ -71,8 +131,12 @@ class MappingWorker:
         calibration: decides when enough of the rig is known.
         on_scene: called in the worker thread after a bootstrap, with the first set mapped.
         on_step: called in the worker thread after a set that was mapped, with whether the map
-            is metric.
+            is metric, and where the rig was if it moves.
         on_cleared: called in the worker thread when the map was reset.
+        tf: of a rig that TF moves; None: no set needs a place.
+        max_internal_errors: sets in a row that may fail for a fault of ours; one more ends the
+            thread.
+        on_failure: called in the worker thread when it ends by itself; `failure` says why.
     """
 
     def __init__(
@@ -81,11 +145,24 @@ class MappingWorker:
         ingest: Ingest,
         calibration: Calibration,
         on_scene: Callable[[AlignedScene, Calibrated, int], None],
-        on_step: Callable[[Any, bool], None],
+        on_step: Callable[[Any, bool, Motion | None], None],
         on_cleared: Callable[[], None],
+        tf: RigInTf | None = None,
+        max_internal_errors: int = 3,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.pipeline = pipeline
-        self.health = Health()
+        self.failure = ""
+        """Why the thread has ended by itself; empty: it has not."""
+        self.max_internal_errors = max_internal_errors
+        self._on_failure = on_failure
+        self._health = Health()
+        self._internal_errors = 0
+        self._errors_in_a_row = 0
+        self._step_since_s: float | None = None
+        self._arrived_s: dict[tuple[str, int], float] = {}
+        self._clock_jumps = 0
+        self._overlap = math.nan
         self._ingest = ingest
         self._calibration = calibration
         self._calibrated: Calibrated | None = None
@@ -104,7 +181,25 @@ class MappingWorker:
         self._detail = ""
         self._stamp_ns = 0
         self._warned: dict[str, float] = {}
+        self._tf = tf
+        self._waiting: WaitingSets | None = None
+        if tf is not None:
+            settings = pipeline.config
+            self._waiting = WaitingSets(
+                world_frame(settings), settings.frame.tf_wait_ms, tf.lookup, self.drop
+            )
+        self._placed_at_s = time.monotonic()
+        self._newest_place: tuple[int, Rigid3] | None = None
+        self._set_wanted: list[Future[FrameSet]] = []
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
+
+    @property
+    def health(self) -> Health:
+        """What the worker last knew."""
+        since = self._step_since_s
+        if since is None:
+            return self._health
+        return dataclasses.replace(self._health, step_s=time.monotonic() - since)
 
     def start(self) -> None:
         """Start the thread."""
@@ -132,6 +227,9 @@ class MappingWorker:
         if self._paused:
             self._dropped["paused"] += 1
             return
+        self._arrived_s[image.camera, image.stamp_ns] = time.monotonic()
+        while len(self._arrived_s) > _ARRIVALS:
+            self._arrived_s.pop(next(iter(self._arrived_s)), None)
         self._ingest.put(image)
         with self._wake:
             self._arrived = True
@@ -148,9 +246,12 @@ class MappingWorker:
 
         Raises:
             TimeoutError: the step in hand takes longer than `timeout_s`.
+            VggtRosError: the thread has ended by itself.
         """
         future: Future[T] = Future()
         with self._wake:
+            if self.failure:
+                raise VggtRosError(f"the mapping thread has ended: {self.failure}")
             self._tasks.append((function, future))
             self._wake.notify()
         try:
@@ -172,7 +273,8 @@ class MappingWorker:
                 self._warn("task", str(error))
 
         with self._wake:
-            self._tasks.append((logged, Future()))
+            if not self.failure:
+                self._tasks.append((logged, Future()))
             self._wake.notify()
 
     @property
@@ -180,28 +282,72 @@ class MappingWorker:
         """Whether images are dropped on purpose."""
         return self._paused
 
-    def pause(self, paused: bool) -> None:
-        """While paused, images are dropped and counted."""
+    def pause(self, paused: bool) -> int:
+        """While paused, images are dropped and counted; returns how many waited and went."""
         self._paused = paused
-        if paused:
-            self._ingest.reset()
+        if not paused:
+            return 0
+        waiting = self._ingest.waiting
+        self._forget_waiting("paused")
+        return waiting
 
     def flush(self) -> None:
-        """Forget the images that wait, and their stamps."""
-        self._ingest.reset()
+        """Forget the images and sets that wait, and their stamps."""
+        self._forget_waiting("inactive")
+
+    def _forget_waiting(self, reason: str) -> None:
+        self._ingest.reset(reason)
+        if self._waiting is not None:
+            self.post(self._waiting.clear)
 
     def reset(self) -> None:
         """Forget scene, map and half sets; accepted at once, done after the step in hand."""
         self._ingest.reset()
         self.post(self._reset)
 
+    def clock_jumped(self) -> None:
+        """The clock of the node went back: count it, and reset."""
+        self._clock_jumps += 1
+        self._ingest.reset("clock_jump")
+        self.post(self._reset)
+
+    def next_set(self, timeout_s: float) -> FrameSet:
+        """The next set of images, decoded; it is mapped all the same.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        future: Future[FrameSet] = Future()
+        self._set_wanted.append(future)
+        try:
+            return future.result(timeout_s)
+        except FutureTimeoutError as error:  # another class than TimeoutError before Python 3.11
+            future.cancel()
+            raise TimeoutError(f"no set within {timeout_s} s") from error
+
     # --- in the worker thread ---------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            # The node must hear of it: a thread that ended unseen is a map that stands still.
+            logger.exception("the mapping thread ends: %s", _named(error))
+            with self._wake:
+                self.failure = _named(error)
+                tasks = list(self._tasks)
+                self._tasks.clear()
+            for _, future in tasks:
+                if future.set_running_or_notify_cancel():
+                    text = f"the mapping thread has ended: {self.failure}"
+                    future.set_exception(VggtRosError(text))
+            self._on_failure()
+
+    def _loop(self) -> None:
         while True:
             with self._wake:
                 if not (self._stopping or self._tasks or self._arrived):
-                    self._wake.wait(_IDLE_S)
+                    self._wake.wait(_TF_POLL_S if self._waiting else _IDLE_S)
                 if self._stopping:
                     return
                 tasks = list(self._tasks)
@@ -215,11 +361,17 @@ class MappingWorker:
                 # A fault of one image or set: it is left out, counted and shown.
                 self._detail = str(error)
                 self.drop(type(error).__name__, str(error))
-            except Exception:
-                # A fault of ours must not end the thread unseen: mapping would just stop.
-                self._detail = "internal error, see the log"
+            except Exception as error:
+                # A fault of ours: of one set perhaps, but not of many in a row.
+                self._internal_errors += 1
+                self._errors_in_a_row += 1
                 self.drop("internal error")
+                if self._errors_in_a_row > self.max_internal_errors:
+                    raise
+                self._detail = f"internal error, see the log: {_named(error)}"
                 logger.exception("internal error while mapping a set; it is left out")
+            finally:
+                self._step_since_s = None
             self._report()
 
     @staticmethod
@@ -235,24 +387,50 @@ class MappingWorker:
 
     def _take_all(self) -> None:
         """Map the sets that are ready, until something else is to be done."""
-        if self._paused or (self.pipeline.scene is None and not self._calibrate()):
+        is_settled = self.pipeline.scene is not None and self._calibrated is not None
+        if self._paused or not (is_settled or self._calibrate()):
             return
         if self._ingest.clock_resets != self._clock_resets:
             self._clock_resets = self._ingest.clock_resets
             logger.warning("stamps jumped back: scene and map are reset")
+            if self._tf is not None:
+                self._tf.forget()
             self._reset()
         while not (self._stopping or self._tasks):
-            chosen = self._ingest.take()
+            if self._waiting is None or self._tf is None:
+                chosen, world_from_rig = self._ingest.take(), None
+            else:
+                chosen, world_from_rig = self._take_placed(self._waiting, self._tf.now_ns())
             if chosen is None:
                 return
-            self._map(chosen)
+            self._map(chosen, world_from_rig)
             self._report()
 
-    def _map(self, chosen: ImageSet) -> None:
+    def _take_placed(
+        self, waiting: WaitingSets, now_ns: int
+    ) -> tuple[ImageSet, Rigid3] | tuple[None, None]:
+        """The next set whose place is known; the others wait, this thread does not."""
+        assert self._calibrated is not None  # _calibrate has set it
+        rig_frame = self._calibrated.rig.rig_frame
+        found = waiting.next_placed(self._ingest.take, now_ns, rig_frame)
+        if found is None:
+            return None, None
+        self._placed_at_s = time.monotonic()
+        return found
+
+    def _map(self, chosen: ImageSet, world_from_rig: Rigid3 | None) -> None:
+        self._step_since_s = time.monotonic()
+        arrived_s = self._newest_arrival(chosen)
         with self.pipeline.timings.measure("decode"):
             frame_set = self._ingest.decode_set(chosen)
         if frame_set is None:
             return
+        if world_from_rig is not None:
+            frame_set = replace(frame_set, world_from_rig=world_from_rig)
+        while self._set_wanted:
+            future = self._set_wanted.pop()
+            if future.set_running_or_notify_cancel():
+                future.set_result(frame_set)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -262,16 +440,39 @@ class MappingWorker:
             self._detail = str(error)
             self._warn("bootstrap", f"bootstrap failed: {error}")
             return
+        finally:
+            self._step_since_s = None
+        self._errors_in_a_row = 0
+        if arrived_s is not None and result.depth_maps:
+            self.pipeline.timings.add("image to map", (time.monotonic() - arrived_s) * 1e3)
         scene = self.pipeline.scene
         if scene is None or self._calibrated is None:
             return
         self._detail = ""
         self._stamp_ns = result.stamp_ns
         if scene is not self._told:  # also where the set that found it could not be mapped
+            self._overlap = rig_overlap(scene)
             self._on_scene(scene, self._calibrated, result.stamp_ns)
             self._told = scene
         self._alignments.update({d.camera: d.alignment for d in result.depth_maps})
-        self._on_step(result, scene.scale.is_metric)
+        self._on_step(result, scene.scale.is_metric, self._motion(result))
+
+    def _motion(self, result: Any) -> Motion | None:
+        """What is new of a rig that moves; sets may be located later, several at a time."""
+        if self.pipeline.config.motion == "static":
+            return None
+        places: list[tuple[int, Rigid3]] = []
+        if result.depth_maps or result.bootstrapped:
+            newest_ns = self._newest_place[0] if self._newest_place else -1
+            places = [place for place in self.pipeline.path() if place[0] > newest_ns]
+        if places:
+            self._newest_place = places[-1]
+        return Motion(tuple(places), self.pipeline.map_from_world)
+
+    def _newest_arrival(self, chosen: ImageSet) -> float | None:
+        """When the last image of a set came, by the steady clock."""
+        arrivals = [self._arrived_s.pop((i.camera, i.stamp_ns), None) for i in chosen.images]
+        return max((a for a in arrivals if a is not None), default=None)
 
     def _calibrate(self) -> bool:
         """Hand over what is known of the rig; until the bootstrap it may still become more."""
@@ -300,7 +501,28 @@ class MappingWorker:
         self._told = None
         self._alignments.clear()
         self._detail = ""
+        self._newest_place = None
+        if self._waiting is not None:
+            self._waiting.clear()
+        self._overlap = math.nan
         self._on_cleared()
+
+    def take_over(self, saved: SavedMap) -> None:
+        """Go on with a loaded map; call it in the worker thread (`call`).
+
+        Raises:
+            VggtRosError: as `MappingPipeline.take_over`; nothing has changed.
+        """
+        self.pipeline.take_over(saved)
+        self._told = None
+        self._alignments.clear()
+        self._detail = ""
+        self._stamp_ns = max(self._stamp_ns, saved.stamp_ns)
+        self._on_cleared()
+        if self._calibrated is not None:  # else with the first set
+            self._on_scene(saved.scene, self._calibrated, self._stamp_ns)
+            self._told = saved.scene
+        self._report()
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`; call it in the worker thread (`call`)."""
@@ -316,10 +538,13 @@ class MappingWorker:
     def _report(self) -> None:
         pipeline, ingest = self.pipeline, self._ingest
         scene = pipeline.scene
-        self.health = Health(
+        moves = pipeline.config.motion != "static"
+        place = self._newest_place[1] if self._newest_place else None
+        fault = self._waiting.fault if self._waiting is not None else ""
+        self._health = Health(
             stamp_ns=self._stamp_ns,
             state=pipeline.state.value,
-            detail=self._detail or pipeline.failure,
+            detail=self._detail or fault or pipeline.failure,
             scene=scene,
             bootstrapper=scene.bootstrapper if scene else pipeline.config.bootstrap,
             depth_estimator=pipeline.depth_estimator.name,
@@ -333,6 +558,17 @@ class MappingWorker:
             camera_errors=self._calibration.errors,
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
+            map_from_rig=place if moves else scene and scene.map_from_rig,
+            map_from_world=pipeline.map_from_world if moves else None,
+            keyframes=pipeline.keyframes if moves else 0,
+            loops=pipeline.loops if moves else 0,
+            place_fault=fault,
+            unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,
+            skews_ms=ingest.skews_ms,
+            clock_jumps=ingest.clock_resets + self._clock_jumps,
+            overlap=self._overlap,
+            internal_errors=self._internal_errors,
+            waits=scene is None and self._calibrated is None,
         )
 
     def _warn(self, reason: str, text: str) -> None:
@@ -340,6 +576,11 @@ class MappingWorker:
         if now - self._warned.get(reason, -_REPEAT_WARNING_S) >= _REPEAT_WARNING_S:
             self._warned[reason] = now
             logger.warning("%s", text)
+
+
+def _named(error: BaseException) -> str:
+    """Kind and text of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class LatestPublisher:
@@ -351,6 +592,8 @@ class LatestPublisher:
 
     def __init__(self, handlers: dict[str, Callable[[Any], None]]) -> None:
         self._handlers = handlers
+        self.errors = 0
+        """Messages that could not be made or published."""
         self._slots: dict[str, Any] = {}
         self._wake = threading.Condition()
         self._stopping = False
@@ -388,4 +631,5 @@ class LatestPublisher:
                     try:
                         handler(slots[slot])
                     except Exception:
+                        self.errors += 1
                         logger.exception("internal error while publishing %s", slot)

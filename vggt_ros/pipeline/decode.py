@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.errors import CalibrationError, SourceError
 from vggt_ros.geometry import CameraModel
+from vggt_ros.pipeline.image_limits import check_file, check_size
 from vggt_ros.types import Frame, Image, StampedImage
 
 _YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "yuy2")
@@ -17,6 +18,8 @@ _FILE_ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND"}
 """Without its last marker a file was cut off; OpenCV would fill the rest with grey."""
 _TAIL_BYTES = 1024
 """Where the last marker is sought: some cameras pad their files."""
+_LEAST_SIGHT = 0.05
+"""A 200 degree fisheye keeps a tenth of its pixels in a pinhole image of the same K."""
 _ASPECT_TOLERANCE_PX = 1.0
 """Calibration and image have the same aspect if scaling one to the other's width leaves a height
 within this of the other's: sizes are rounded to whole pixels."""
@@ -29,12 +32,13 @@ def decode_rgb(image: StampedImage) -> Image:
     16 bits are reduced to the upper 8.
 
     Raises:
-        SourceError: a corrupt file, or an encoding that has no colours (depth).
+        SourceError: a corrupt or too large file, or an encoding that has no colours (depth).
     """
     import cv2
 
     where = f"camera '{image.camera}'"
     if isinstance(image.data, bytes):
+        check_file(image.data, image.encoding, where)
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         try:
             bgr = cv2.imdecode(np.frombuffer(image.data, np.uint8), flags)
@@ -46,6 +50,7 @@ def decode_rgb(image: StampedImage) -> Image:
             )
         return _rgb(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     pixels, encoding = image.data, image.encoding
+    check_size(pixels.shape[1], pixels.shape[0], where)
     if encoding == "rgb8":
         return np.ascontiguousarray(pixels, np.uint8)
     if encoding.startswith(("bayer_", "mono")) or encoding == "8UC1":
@@ -80,7 +85,13 @@ def decode_rgb(image: StampedImage) -> Image:
         )
     if encoding in _YUV and pixels.shape[1] % 2:
         raise SourceError(f"{where}: {encoding} needs an even width, got {pixels.shape[1]}")
-    return _rgb(cv2.cvtColor(np.ascontiguousarray(pixels), code))
+    try:
+        return _rgb(cv2.cvtColor(np.ascontiguousarray(pixels), code))
+    except cv2.error as error:
+        raise SourceError(
+            f"{where}: {encoding} of {pixels.shape[1]}x{pixels.shape[0]} pixels cannot be made "
+            f"RGB: {error.err if hasattr(error, 'err') else error}"
+        ) from error
 
 
 def _rgb(pixels: Any) -> Image:
@@ -151,14 +162,33 @@ class Undistorter:
         pinhole = model.without_distortion()
         if model not in self._maps:
             try:
-                pixels = model.project(pinhole.rays()).astype(np.float32)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    pixels = model.project(pinhole.rays()).astype(np.float32)
             except ValueError as error:
                 raise CalibrationError(str(error)) from error
+            _check_sight(pixels, model)
             self._maps[model] = cv2.convertMaps(
                 pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2
             )
         first, second = self._maps[model]
         return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), pinhole
+
+
+def _check_sight(pixels: NDArray[np.float32], model: CameraModel) -> None:
+    """Refuse a distortion under which almost nothing of the image is left."""
+    with np.errstate(invalid="ignore"):
+        inside = ((pixels >= 0) & (pixels <= [model.width - 1, model.height - 1])).all(axis=-1)
+    share = float(inside.mean())
+    if share < _LEAST_SIGHT:
+        raise CalibrationError(
+            f"distortion {model.distortion_model} {_listed(model.distortion)}: expected at least "
+            f"{_LEAST_SIGHT:.0%} of the image to be left when it is undistorted, got "
+            f"{share:.1%}; calibrate again"
+        )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return "[" + ", ".join(f"{value:.3g}" for value in values) + "]"
 
 
 def undistorted_frame(frame: Frame, model: CameraModel, undistorter: Undistorter) -> Frame:

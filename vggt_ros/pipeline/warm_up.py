@@ -8,7 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from vggt_ros.config import Config, ScaleConfig
+from vggt_ros.config import Config, ScaleConfig, SelfFilterConfig
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.types import (
     AlignedScene,
@@ -108,4 +108,11 @@ def warm_up_stages(config: Config) -> tuple[PlaneBootstrapper, PlaneDisparity | 
 
 def warm_up_config(config: Config) -> Config:
     """The user's configuration with nothing that could refuse the tiny scene."""
-    return replace(config, cameras=list(_CAMERAS), scale=ScaleConfig(source="none"))
+    return replace(
+        config,
+        cameras=list(_CAMERAS),
+        motion="static",
+        scale=ScaleConfig(source="none"),
+        camera={},
+        self_filter=SelfFilterConfig(),
+    )

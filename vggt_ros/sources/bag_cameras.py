@@ -68,7 +68,7 @@ def choose_cameras(bag: BagReader, config: Config) -> BagCameras:
         configured = config.camera.get(name, CameraConfig()).frame_id
         in_rig = next((c.frame_id for c in file.cameras if c.name == name), "")
         frames[name] = configured or in_rig or frame
-    poses, rig_frame = _poses(bag, frames, file, config.frame.rig)
+    poses, rig_frame = _poses(bag, frames, file, config)
     cameras = tuple(
         RigCamera(
             name,
@@ -160,11 +160,18 @@ def _calibration(
 
 
 def _poses(
-    bag: BagReader, frames: Mapping[str, str], file: Rig, rig_frame: str
+    bag: BagReader, frames: Mapping[str, str], file: Rig, config: Config
 ) -> tuple[dict[str, Rigid3], str]:
     if file.poses:
         return file.poses, file.rig_frame
-    poses, root = TransformTree(bag.static_transforms()).camera_poses(
-        {name: frame for name, frame in frames.items() if frame}
-    )
-    return poses, root or rig_frame
+    transforms = bag.static_transforms()
+    if config.motion == "tf":
+        # A robot that stands still at first is not fixed to the world.
+        world = (config.frame.map, config.frame.odom)
+        transforms = {c: entry for c, entry in transforms.items() if entry[0] not in world}
+    known = {name: frame for name, frame in frames.items() if frame}
+    poses, root = TransformTree(transforms).camera_poses(known)
+    if not poses and config.motion == "tf" and len(known) == 1:  # a rig of one, moved by TF
+        ((name, frame),) = known.items()
+        return {name: Rigid3.identity()}, frame.lstrip("/")
+    return poses, root or config.frame.rig

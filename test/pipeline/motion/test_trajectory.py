@@ -2,11 +2,14 @@ import cv2
 import numpy as np
 import pytest
 
+from vggt_ros.config import TrajectoryConfig
 from vggt_ros.errors import AlignmentError, EngineError
+from vggt_ros.geometry import CameraModel
 from vggt_ros.pipeline.motion.places import compare, describe
-from vggt_ros.pipeline.motion.trajectory import TrajectoryConfig, TrajectoryEstimator
+from vggt_ros.pipeline.motion.trajectory import TrajectoryEstimator
 from vggt_ros.types import Frame, FrameSet
 
+MODEL = CameraModel(320, 240, 200.0, 200.0, 159.5, 119.5)
 STEP_PX = 60
 """Of the panorama between two poses; 24 of them are once round."""
 
@@ -22,7 +25,7 @@ def panorama():
 def frame_set(panorama, k, shift=0):
     left = (k % 24) * STEP_PX + shift
     rgb = np.ascontiguousarray(panorama[:, left : left + 320])
-    return FrameSet(k, (Frame("cam", k, rgb),))
+    return FrameSet(k, (Frame("cam", k, rgb, MODEL),))
 
 
 class Knowing:

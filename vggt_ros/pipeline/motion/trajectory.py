@@ -10,34 +10,19 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from vggt_ros.config import TrajectoryConfig
 from vggt_ros.errors import AlignmentError, EngineError
-from vggt_ros.geometry import Rigid3
+from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.motion.graph import Key, ScalePrior, SceneGraph
-from vggt_ros.pipeline.motion.places import Place, compare, describe
+from vggt_ros.pipeline.motion.keyframes import KeyframeChooser
+from vggt_ros.pipeline.motion.places import compare
 from vggt_ros.pipeline.stages import Bootstrapper
 from vggt_ros.types import FrameSet, UnscaledScene
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrajectoryConfig:
-    """Sizes of windows, what makes a keyframe and a loop."""
-
-    window_views: int = 12
-    """Images that are bootstrapped together."""
-    shared_views: int = 4
-    """Images that a window shares with the one before."""
-    min_displacement: float = 0.03
-    """Features that have moved less make no keyframe; median, fraction of the image's width."""
-    max_overlap: float = 0.3
-    """Where a smaller part of the features is found again it is a keyframe too."""
-    min_loop_matches: int = 40
-    """Features, of 300, that must agree for a place of long ago."""
-    max_loops: int = 2
-    """Loops that are tried after one window."""
 
 
 ScaleOfScene = Callable[[UnscaledScene], ScalePrior | None]
@@ -54,6 +39,8 @@ class WindowResult:
     """Those that no earlier window held."""
     loops: int
     """Loops that were closed after it."""
+    members: tuple[FrameSet, ...] = ()
+    """All sets of the window, undistorted."""
 
 
 class TrajectoryEstimator:
@@ -77,10 +64,14 @@ class TrajectoryEstimator:
         self._bootstrapper = bootstrapper
         self._config = config
         self._scale_of = scale_of
-        self._places: list[Place] = []
+        self._chooser = KeyframeChooser(config)
+        self._places = self._chooser.places
         self._solved = 0
         """Keyframes that are in windows."""
         self._looped: set[tuple[int, int]] = set()
+        self._models: dict[str, CameraModel] = {}
+        """Of the cameras whose intrinsics the first window has found."""
+        self._undistorter = Undistorter()
 
     def add(self, frame_set: FrameSet) -> WindowResult | None:
         """Take one frame set; a result where it completed a window.
@@ -90,10 +81,12 @@ class TrajectoryEstimator:
                 newer half is forgotten; what follows is tried with later keyframes.
             EngineError: the bootstrapper's network failed; the same holds.
         """
-        if not self._is_keyframe(frame_set):
+        frame_set = self._undistorted(frame_set)
+        if not self._chooser.take(frame_set):
             self.dropped["too little motion"] += 1
             return None
-        if len(self.keyframes) - self._first() < self._size():
+        self.keyframes.append(frame_set)
+        if len(self.keyframes) - self._first() < self._wanted():
             return None
         return self._solve_window()
 
@@ -113,6 +106,13 @@ class TrajectoryEstimator:
         cameras = max(len(self.keyframes[-1].frames), 1)
         return max(-(-self._config.window_views // cameras), 2)
 
+    def _wanted(self) -> int:
+        """Sets of the next window: more where it has to find the intrinsics."""
+        frames = self.keyframes[-1].frames
+        if all(frame.model is not None for frame in frames):
+            return self._size()
+        return max(-(-self._config.calibration_views // max(len(frames), 1)), self._size())
+
     def _overlap(self) -> int:
         cameras = max(len(self.keyframes[-1].frames), 1)
         return max(-(-self._config.shared_views // cameras), 1)
@@ -121,22 +121,11 @@ class TrajectoryEstimator:
         """Of the keyframes of the next window."""
         return max(self._solved - self._overlap(), 0)
 
-    def _is_keyframe(self, frame_set: FrameSet) -> bool:
-        place = describe(frame_set.frames[0].rgb)
-        if self._places:
-            seen = compare(self._places[-1], place)
-            moved = seen.displacement >= self._config.min_displacement
-            if not moved and seen.overlap >= self._config.max_overlap:
-                return False
-        self.keyframes.append(frame_set)
-        self._places.append(place)
-        return True
-
     def _solve_window(self) -> WindowResult:
         first = self._first()
         members = self.keyframes[first:]
         try:
-            scene = self._bootstrapper.bootstrap(members)
+            scene = self._held(self._bootstrapper.bootstrap(members))
             prior = self._scale_of(scene) if self._scale_of else None
             number = self.graph.add(scene, prior)
         except (AlignmentError, EngineError):
@@ -147,7 +136,26 @@ class TrajectoryEstimator:
         before, self._solved = self._solved, len(self.keyframes)
         loops = self._close_loops(before)
         self.graph.solve()
-        return WindowResult(scene, number, added, loops)
+        return WindowResult(scene, number, added, loops, tuple(self.keyframes[first:]))
+
+    def _held(self, scene: UnscaledScene) -> UnscaledScene:
+        """Hold the intrinsics that a window has found; from now on images are undistorted."""
+        for view in scene.views:
+            self._models.setdefault(view.camera, view.model)
+        self.keyframes = [self._undistorted(frame_set) for frame_set in self.keyframes]
+        views = [replace(v, model=v.model.without_distortion()) for v in scene.views]
+        return replace(scene, views=tuple(views))
+
+    def _undistorted(self, frame_set: FrameSet) -> FrameSet:
+        if all(f.model is not None or f.camera not in self._models for f in frame_set.frames):
+            return frame_set
+        frames = [
+            undistorted_frame(frame, self._models[frame.camera], self._undistorter)
+            if frame.model is None and frame.camera in self._models
+            else frame
+            for frame in frame_set.frames
+        ]
+        return replace(frame_set, frames=tuple(frames))
 
     def _close_loops(self, first_new: int) -> int:
         """Look for old places among the new keyframes; one window for each best pair."""
@@ -168,19 +176,20 @@ class TrajectoryEstimator:
         return closed
 
     def _is_looped(self, old: int, new: int) -> bool:
-        near = self._size() // 2
+        near = max(self._size() // 2, 1)
         return any(abs(old - a) < near and abs(new - b) < near for a, b in self._looped)
 
     def _close_loop(self, old: int, new: int) -> bool:
         """Bootstrap the keyframes around both times together."""
-        half = self._size() // 2
+        half = max(self._size() // 2, 1)
         chosen = sorted({*self._around(old, half), *self._around(new, half)})
         try:
             scene = self._bootstrapper.bootstrap([self.keyframes[k] for k in chosen])
-            held = {view.stamp_ns for view in scene.views}
-            old_views = held & {self.keyframes[k].stamp_ns for k in self._around(old, half)}
-            new_views = held & {self.keyframes[k].stamp_ns for k in self._around(new, half)}
-            if len(old_views) < 2 or len(new_views) < 2:
+            old_stamps = {self.keyframes[k].stamp_ns for k in self._around(old, half)}
+            new_stamps = {self.keyframes[k].stamp_ns for k in self._around(new, half)}
+            stamps = [view.stamp_ns for view in scene.views]
+            least = min(sum(s in old_stamps for s in stamps), sum(s in new_stamps for s in stamps))
+            if least < 2:
                 raise AlignmentError("loop: the two times do not register together")
             self.graph.add(scene)
         except AlignmentError as error:
