@@ -169,15 +169,10 @@ class SurfelMap:
         """
         check_pinhole(model, "render")
         rotation, translation = rotation_translation(map_from_camera.inverse())
+        chunks = self._visible(model, rotation, translation, 0.0)
         return render_surfels(
-            self._surfels,
-            self._rows,
-            self._visible(model, rotation, translation, 0.0),
-            model,
-            rotation,
-            translation,
-            self.config.voxel_m,
-            attributes,
+            *(self._surfels, self._rows, chunks, model, rotation, translation),
+            *(self.config.voxel_m, attributes),
         )
 
     def cloud(
@@ -297,7 +292,10 @@ class SurfelMap:
         least_cosine = np.float32(math.cos(math.radians(config.max_incidence_deg)))
         turn, shift = rotation_translation(view.map_from_camera)
         planes = kernels_planes.tile_planes(view.depth, view.intrinsics, turn)
-        limits, marks = kernels_view.depth_limits(view.depth, view.confidence, voxel, config.carve)
+        believed = np.float32(kernels_view.BELIEVED_RANGES * max_depth)
+        limits, marks = kernels_view.depth_limits(
+            *(view.depth, view.confidence, voxel, config.carve, believed)
+        )
         rotation, translation = rotation_translation(view.map_from_camera.inverse())
         owner, owned, refined, carved, merged, moved = kernels_observe.observe(
             *surfels_,
