@@ -40,7 +40,7 @@ INSTALLED := setup.py pyproject.toml MANIFEST.in CMakeLists.txt package.xml vggt
 # colcon gets an environment with everything but vggt_ros, so that its own build is what is tested.
 COLCON_VENV := .venv-colcon
 
-.PHONY: help setup demo test test-slow lint type format bench docs colcon clean
+.PHONY: help setup demo test test-slow lint type format bench soak docs colcon clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | \
@@ -70,6 +70,10 @@ type: $(VENV)/.linters $(VENV)/.installed  ## mypy
 
 bench: $(VENV)/.installed  ## measure again what bench/ states
 	@$(BIN)/python -m bench
+
+MINUTES ?= 10
+soak: $(VENV)/.installed  ## the mapper for MINUTES (10): memory, latency, lifecycle; out/soak.json
+	@$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 docs: $(VENV)/.installed  ## write config/default.yaml and docs/parameters.md anew
 	@$(BIN)/python -m vggt_ros.cli.generate

@@ -58,6 +58,11 @@ class CameraConfig:
         choices=("raw", "compressed"),
     )
     frame_id: str = parameter("", "optical frame; empty: the frame_id of the images")
+    mask: str = parameter(
+        "",
+        "PNG of the aspect of the images, white where the robot is seen: those pixels reach "
+        "neither map nor clouds nor depth images; empty: none",
+    )
 
     def resolved(self, name: str) -> CameraConfig:
         """With the default topics of camera `name` filled in."""
@@ -76,6 +81,21 @@ class FrameConfig:
     rig: str = parameter("rig", "frame of the rig where no TF names one")
     base: str = parameter("base_link", "robot frame that carries the cameras in the URDF")
     odom: str = parameter("", "odometry frame; empty: no odometry")
+    tf_wait_ms: float = parameter(
+        500.0,
+        "motion tf: a set waits this long for the transform at its stamp, then it is dropped",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+    )
+    tf_history_s: float = parameter(
+        10.0, "transforms of /tf are remembered this long", unit="s", low=0.1, high=600.0
+    )
+    prefix: str = parameter(
+        "",
+        "before every frame that is named here, in camera.<name>.frame_id or in the rig file, "
+        "such as robot1/; frames that come with messages and TF stay as they are",
+    )
 
 
 @dataclass(frozen=True)
@@ -83,13 +103,22 @@ class IngestConfig:
     """`ingest.*`: from stamped images to frame sets."""
 
     max_skew_ms: float = parameter(
-        20.0, "largest difference of stamps within a set", unit="ms", low=0.0, high=10_000.0
+        20.0,
+        "largest difference of stamps within a set",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+        runtime=True,
     )
     queue_size: int = parameter(
         8, "images kept per camera while a set is incomplete", low=1, high=1000
     )
     min_cameras: int = parameter(
-        0, "smallest number of cameras of a set; 0: all of them", low=0, high=16
+        0,
+        "smallest number of cameras of a set; 0: all of them",
+        low=0,
+        high=16,
+        runtime=True,
     )
     silent_after_s: float = parameter(
         10.0,
@@ -98,6 +127,7 @@ class IngestConfig:
         unit="s",
         low=0.0,
         high=3600.0,
+        runtime=True,
     )
     reliability: str = parameter(
         "auto",
@@ -234,8 +264,16 @@ class ScaleConfig:
 
     source: str = parameter(
         "auto",
-        "auto: rig poses if there are any, else the parameter, else none",
-        choices=("auto", "rig", "parameter", "none"),
+        "auto: all that there are, fused (docs/scale.md); else only the one that is named",
+        choices=(
+            "auto",
+            "rig",
+            "odometry",
+            "depth_camera",
+            "metric_model",
+            "parameter",
+            "none",
+        ),
     )
     metres_per_unit: float = parameter(
         0.0, "metres per scene unit for source parameter; 0: not given", unit="m", low=0.0
@@ -250,6 +288,27 @@ class ScaleConfig:
         0.1, "a camera farther from its place is an outlier; fraction of the rig's size", low=0.0
     )
     require_metric: bool = parameter(False, "publish nothing while the scale is unknown")
+    depth_camera_sigma: float = parameter(
+        0.01,
+        "standard deviation of what all depths of a depth camera are too long or too short by, "
+        "as a fraction",
+        low=0.0,
+        high=1.0,
+    )
+    odometry_sigma: float = parameter(
+        0.02,
+        "standard deviation of what all distances of the odometry are too long or too short by, "
+        "as a fraction",
+        low=0.0,
+        high=1.0,
+    )
+    metric_model_sigma: float = parameter(
+        0.15,
+        "standard deviation of what all depths of a network of metric depth are too long or too "
+        "short by, as a fraction",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -368,6 +427,43 @@ class MapConfig:
     min_confidence: float = parameter(
         0.0, "surfels below are left out of clouds and exports", low=0.0, runtime=True
     )
+    truncation_voxels: float = parameter(
+        6.0,
+        "half width of the band of a TSDF in which distances are kept; the noise of a depth must "
+        "fit into it",
+        unit="voxels",
+        low=1.0,
+        high=32.0,
+    )
+
+
+@dataclass(frozen=True)
+class CheckRigConfig:
+    """`check_rig.*`: are the cameras still where TF or the rig file says."""
+
+    period_s: float = parameter(
+        0.0, "a check in the background this often; 0: only on request", unit="s", low=0.0
+    )
+    sets: int = parameter(1, "newest frame sets that a check uses", low=1, high=16)
+    warn_rotation_deg: float = parameter(
+        0.5, "a camera that is turned farther is a warning", unit="deg", low=0.0, high=180.0
+    )
+    warn_centre_m: float = parameter(
+        0.01, "a camera that is farther from its place is a warning", unit="m", low=0.0
+    )
+    error_rotation_deg: float = parameter(
+        1.0, "a camera that is turned farther is an error", unit="deg", low=0.0, high=180.0
+    )
+    error_centre_m: float = parameter(
+        0.03, "a camera that is farther from its place is an error", unit="m", low=0.0
+    )
+    significance: float = parameter(
+        4.0,
+        "a camera is as good as in its place if its errors explain it with the chance of so many "
+        "standard deviations",
+        low=1.0,
+        high=100.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -381,7 +477,155 @@ class PublishConfig:
     )
     points: bool = parameter(True, "publish ~/points of the latest set", runtime=True)
     depth: bool = parameter(True, "publish depth images", runtime=True)
-    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100)
+    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100, runtime=True)
+    depth_unscaled: bool = parameter(
+        False,
+        "publish depth images while the scale is unknown too; whoever reads them takes their "
+        "numbers for metres (REP-118), which they are not",
+        runtime=True,
+    )
+    odom_rate_hz: float = parameter(
+        10.0, "map -> odom on /tf, where there is odometry", unit="Hz", low=0.1, high=1000.0
+    )
+    odom_ahead_ms: float = parameter(
+        200.0,
+        "map -> odom is stamped this much later than now, so that it is known until the next",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+    )
+    update_rate_hz: float = parameter(
+        2.0, "~/map_update: changed blocks of the map", unit="Hz", low=0.01, high=100, runtime=True
+    )
+    update_max_points: int = parameter(
+        200_000, "cap of one ~/map_update; the rest waits for the next", low=1000, runtime=True
+    )
+    update_voxel_m: float = parameter(
+        0.0,
+        "thins ~/map_update: one point of a block per cell; 0: as it is",
+        unit="m",
+        low=0.0,
+        runtime=True,
+    )
+    update_complete_period_s: float = parameter(
+        30.0,
+        "~/map_update begins anew with the whole map this often, for receivers that lost a "
+        "message; 0: only for new subscribers",
+        unit="s",
+        low=0.0,
+        high=86_400.0,
+        runtime=True,
+    )
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """`trajectory.*`: keyframes, windows and loops of a rig that moves (`motion`)."""
+
+    window_views: int = parameter(12, "images that are reconstructed together", low=2, high=200)
+    shared_views: int = parameter(
+        4, "images that a window shares with the one before", low=1, high=100
+    )
+    min_displacement: float = parameter(
+        0.03,
+        "sets whose features have moved less are no keyframes; median, fraction of the image's "
+        "width",
+        low=0.0,
+        high=1.0,
+    )
+    max_overlap: float = parameter(
+        0.3,
+        "a set in which a smaller part of the features is found again is a keyframe too",
+        low=0.0,
+        high=1.0,
+    )
+    min_loop_matches: int = parameter(
+        40, "features, of 300, that must agree for a place of long ago", low=8, high=300
+    )
+    max_loops: int = parameter(2, "loops that are tried after one window", low=0, high=100)
+    calibration_views: int = parameter(
+        16,
+        "unknown intrinsics are found from so many images, spread over the keyframes; again when "
+        "those are twice as many",
+        low=2,
+        high=200,
+    )
+    correct_voxels: float = parameter(
+        1.0,
+        "the map is made anew from the kept depth where loops move part of it by more voxels",
+        low=0.0,
+        high=1e6,
+    )
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """`export.*`: where services may read and write."""
+
+    folder: str = parameter(
+        "",
+        "services read and write in this folder only, links resolved; relative paths lie in it; "
+        "empty: anywhere",
+    )
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """`crop.*`: a box in the map frame; what lies outside is not published (but mapped)."""
+
+    enabled: bool = parameter(False, "crop ~/map, ~/points and ~/map_update", runtime=True)
+    min_x: float = parameter(-10.0, "lower corner", unit="map units", runtime=True)
+    min_y: float = parameter(-10.0, "lower corner", unit="map units", runtime=True)
+    min_z: float = parameter(-10.0, "lower corner", unit="map units", runtime=True)
+    max_x: float = parameter(10.0, "upper corner", unit="map units", runtime=True)
+    max_y: float = parameter(10.0, "upper corner", unit="map units", runtime=True)
+    max_z: float = parameter(10.0, "upper corner", unit="map units", runtime=True)
+
+
+@dataclass(frozen=True)
+class SelfFilterConfig:
+    """`self_filter.*`: a box in the rig frame that holds the robot; nothing in it is mapped."""
+
+    enabled: bool = parameter(False, "leave out depth within the box", runtime=True)
+    min_x: float = parameter(-0.5, "lower corner", unit="m", runtime=True)
+    min_y: float = parameter(-0.5, "lower corner", unit="m", runtime=True)
+    min_z: float = parameter(-0.5, "lower corner", unit="m", runtime=True)
+    max_x: float = parameter(0.5, "upper corner", unit="m", runtime=True)
+    max_y: float = parameter(0.5, "upper corner", unit="m", runtime=True)
+    max_z: float = parameter(0.5, "upper corner", unit="m", runtime=True)
+
+
+@dataclass(frozen=True)
+class OccupancyConfig:
+    """`occupancy.*`: the grid for navigation, `~/occupancy`; metric maps only."""
+
+    enabled: bool = parameter(
+        True, "publish ~/occupancy; it is computed only while somebody subscribes", runtime=True
+    )
+    rate_hz: float = parameter(1.0, "grids", unit="Hz", low=0.01, high=20, runtime=True)
+    resolution_m: float = parameter(0.05, "edge of a cell", unit="m", low=0.005, high=5.0)
+    height_from: str = parameter(
+        "floor",
+        "where heights are measured from; floor: the lowest large level surface of the map; map: "
+        "z = 0 of the map frame",
+        choices=("floor", "map"),
+        runtime=True,
+    )
+    min_height_m: float = parameter(
+        0.1, "what is lower is floor", unit="m", low=-100.0, high=100.0, runtime=True
+    )
+    max_height_m: float = parameter(
+        1.8, "what is higher passes over the robot", unit="m", low=-100.0, high=100.0, runtime=True
+    )
+    min_points: int = parameter(
+        3,
+        "points between the heights, in a cell and its neighbours, that make it occupied",
+        low=1,
+        runtime=True,
+    )
+    max_size_m: float = parameter(
+        200.0, "largest edge of the grid; what lies beyond is left out", unit="m", low=1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -419,4 +663,10 @@ class Config:
     align: AlignConfig = field(default_factory=AlignConfig)
     map: MapConfig = field(default_factory=MapConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     camera: dict[str, CameraConfig] = field(default_factory=dict)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
+    self_filter: SelfFilterConfig = field(default_factory=SelfFilterConfig)
+    occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
+    check_rig: CheckRigConfig = field(default_factory=CheckRigConfig)

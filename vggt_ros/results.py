@@ -8,6 +8,7 @@ from vggt_ros.errors import ExportError
 
 REPORT, TIMINGS, MAP, TRAJECTORY = "report.json", "timings.json", "map.ply", "cameras.tum"
 PREVIEW, CONFIG, FEATURES = "preview.png", "config.yaml", "features.npz"
+PATH = "trajectory.tum"
 
 
 def prepare_folder(path: str | Path) -> Path:

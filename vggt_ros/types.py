@@ -47,6 +47,8 @@ class Frame:
     stamp_ns: int
     rgb: Image
     model: CameraModel | None = None
+    depth_m: Float32 | None = None
+    """What a depth camera saw in the same pixels: (H, W) [m] along z, NaN where it saw nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +160,15 @@ class ScaleEstimate:
     value: float
     sigma: float
     source: ScaleSource
+    sources: tuple[ScaleSource, ...] = ()
+    """All that were fused, the surest first, which is `source`; empty: `source` alone."""
+    contradiction: str = ""
+    """One sentence that names the sources that do not fit the others; empty: all agree."""
+
+    @property
+    def source_name(self) -> str:
+        """The source as it is published: "rig", "rig+depth_camera", ..., "none"."""
+        return "+".join(source.value for source in self.sources or (self.source,))
 
     @property
     def is_metric(self) -> bool:
@@ -173,7 +184,15 @@ class ScaleEstimate:
         """One line for headers of files and for people."""
         if not self.is_metric:
             return "unknown: lengths are not metres"
-        return f"{self.value:.6g} +- {self.sigma:.2g} m per scene unit, from {self.source.value}"
+        return f"{self.value:.6g} +- {self.sigma:.2g} m per scene unit, from {self.source_name}"
+
+
+def unscaled_frame(frame: str) -> str:
+    """What the map's frame is called where lengths are not metres.
+
+    Who expects metres in `frame` (navigation, another localiser) must not get anything else.
+    """
+    return f"{frame}_unscaled"
 
 
 @dataclass(frozen=True)

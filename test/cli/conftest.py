@@ -132,3 +132,33 @@ def photographs(tmp_path):
         coarse = generator.integers(0, 255, (6, 9, 3), np.uint8)
         cv2.imwrite(str(folder / f"{k}.png"), cv2.resize(coarse, (90, 60)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """The world of `recording` as a folder of folders of images, with calibration files.
+
+    `images/cam<k>/<n>.png`, 4 sets; `k.json`; `poses.json` of the world, in which the first
+    camera has the identity.
+    """
+    import json
+
+    import cv2
+
+    rig = arc_rig(3, 0.25, math.radians(8), 320, 240, math.radians(65), pitch_rad=0.0)
+    world = box_world(1.6, 2.4)
+    (first,) = simulate(world, rig, WORLD_FROM_RIG, 1, 10.0, start_ns=10**18, noise=False)
+    root = tmp_path_factory.mktemp("folders")
+    poses = []
+    for name in rig.names:
+        (root / "images" / name).mkdir(parents=True)
+        for k in range(4):
+            rgb = apply_sensor(first.images[name], name, k)
+            bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+            cv2.imwrite(str(root / "images" / name / f"{k}.png"), bgr)
+        pose = WORLD_FROM_RIG @ rig.poses[name]
+        poses.append({"camera": name, "frame": 0, "matrix": pose.matrix.tolist()})
+    matrices = {name: rig.models[name].matrix.tolist() for name in rig.names}
+    (root / "k.json").write_text(json.dumps({"intrinsics": matrices}))
+    (root / "poses.json").write_text(json.dumps({"poses": poses}))
+    return Recording(root, rig, world, WORLD_FROM_RIG, 4)

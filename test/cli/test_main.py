@@ -14,7 +14,10 @@ from vggt_ros.cli import main as main_module
 from vggt_ros.cli.main import build_parser, main
 from vggt_ros.errors import AlignmentError, VggtRosError
 
-COMMANDS = ("demo", "bag", "convert", "check", "replay", "export", "evaluate", "engine", "doctor")
+COMMANDS = (
+    *("demo", "bag", "convert", "check", "replay", "reconstruct"),
+    *("export", "evaluate", "engine", "doctor"),
+)
 
 
 def stopped(*words):
@@ -53,6 +56,7 @@ def test_version(capsys):
         (("rplay",), "invalid choice: 'rplay'"),
         (("replay", "bag"), "the following arguments are required: --out"),
         (("replay", "bag", "--out", "x", "--sett", "a=b"), "unrecognized arguments"),
+        (("replay", "bag", "--out", "x", "--max_setz", "1"), "did you mean '--max-sets'?"),
         (("bag",), "the following arguments are required: ACTION"),
         (("bag", "from-images", "x", "--out", "y", "--fps", "0"), "expected a number > 0"),
         (("check", "bag", "--max-skew-ms", "-1"), "expected a number >= 0"),

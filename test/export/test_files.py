@@ -1,5 +1,6 @@
 """Atomic files: complete or untouched, and what the errors say."""
 
+import dataclasses
 import errno
 import os
 import resource
@@ -9,8 +10,15 @@ import sys
 
 import pytest
 
+from vggt_ros.config import Config, ExportConfig
 from vggt_ros.errors import ExportError
-from vggt_ros.export.files import atomic_path, atomic_write, write_json, write_text
+from vggt_ros.export.files import (
+    atomic_path,
+    atomic_write,
+    checked_path,
+    write_json,
+    write_text,
+)
 
 
 def test_new_file_and_replaced_file(tmp_path):
@@ -161,3 +169,65 @@ def test_json_is_strict(tmp_path):
     for data in ({"a": float("nan")}, {"a": object()}):
         with pytest.raises(ExportError, match=r"a\.json: the content is not JSON"):
             write_json(path, data)
+
+
+@pytest.fixture
+def fenced(tmp_path):
+    """A configuration with an allowed folder, which holds links out of it and within it."""
+    folder = tmp_path / "maps"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "maps too").mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (folder / "link out").symlink_to(tmp_path)
+    (folder / "file out").symlink_to(tmp_path / "secret")
+    (folder / "link in").symlink_to(folder / "sub")
+    return dataclasses.replace(Config(), export=ExportConfig(str(folder))), folder
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "..",
+        "../secret",
+        "sub/../../secret",
+        "/etc/passwd",
+        "link out/secret",
+        "link out/new",
+        "file out",
+        "sub/../link out/maps too/map.ply",
+        "../maps too/map.ply",
+        "../maps",
+        ".",
+        "sub/..",
+        "/",
+    ],
+)
+def test_paths_that_lead_out_of_the_folder_are_refused(fenced, path):
+    config, folder = fenced
+    for given in (path, str(folder / path)):
+        with pytest.raises(ExportError, match=r"expected one within .*maps \(export.folder\)"):
+            checked_path(given, config)
+
+
+@pytest.mark.parametrize("path", ["map.ply", "sub/map.ply", "sub/../map.ply", "link in/map.ply"])
+def test_paths_within_the_folder_are_allowed(fenced, path):
+    config, folder = fenced
+    for given in (path, str(folder / path)):
+        found = checked_path(given, config)
+        assert found == (folder / path).resolve()
+        assert folder in found.parents
+
+
+def test_without_a_folder_every_path_is_allowed(tmp_path):
+    assert checked_path(tmp_path / "a", Config()) == tmp_path / "a"
+    for path in ("", "a\0b"):
+        with pytest.raises(ExportError, match="path: expected"):
+            checked_path(path, Config())
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    config = dataclasses.replace(Config(), export=ExportConfig(str(tmp_path / "link")))
+    assert checked_path("a", config) == tmp_path / "real" / "a"
+    assert checked_path(tmp_path / "link" / "a", config) == tmp_path / "real" / "a"

@@ -1,8 +1,12 @@
 """A pipeline with the surface of `MappingPipeline` and no computation, for tests of the nodes.
 
+A rig that moves is where TF says, or 0.1 m farther along x with each set.
+
 Run as a program it is the mapper with this pipeline in it. `VGGT_ROS_STUB` may hold words:
 `fail` (every bootstrap fails), `slow` (each step takes half a second), `no_prepare` (configure
-fails), `slow_prepare` (configure takes half a minute).
+fails), `slow_prepare` (configure takes half a minute), `slow_close` (cleanup takes two seconds),
+`broken` (each step fails with an error that is not ours), `broken_report` (so does the report
+that the worker asks for after the third set), `broken_close` (so does cleanup).
 """
 
 import enum
@@ -18,6 +22,7 @@ import numpy as np
 
 from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
+from vggt_ros.pipeline.report import map_frame
 from vggt_ros.types import (
     AlignedScene,
     DepthAlignment,
@@ -40,12 +45,16 @@ class Result:
     stamp_ns: int
     bootstrapped: bool
     depth_maps: tuple
+    map_from_rig: Rigid3 | None = None
 
 
 class Timings:
     @contextmanager
     def measure(self, stage):
         yield
+
+    def add(self, stage, milliseconds):
+        pass
 
     def summary(self):
         return {"decode": {"p50_ms": 1.0, "p95_ms": 2.0}}
@@ -73,10 +82,21 @@ class StubPipeline:
         self.dropped = Counter()
         self.rig = self.scene = None
         self.sets_received = self.sets_used = 0
+        self.loops = 0
         self.reset()
 
+    @property
+    def keyframes(self):
+        return len(self._path)
+
+    def path(self):
+        return list(self._path)
+
     def close(self):
-        pass
+        if "slow_close" in self.words:
+            time.sleep(2.0)
+        if "broken_close" in self.words:
+            raise RuntimeError("the stub was asked not to close")
 
     def prepare(self):
         if "no_prepare" in self.words:
@@ -98,25 +118,43 @@ class StubPipeline:
 
     def reset(self):
         self.scene, self.state, self.failure, self.map.size = None, State.COLLECTING, "", 0
+        self.map_from_world, self._path = None, []
 
     def step(self, frame_set):
         if "slow" in self.words:
             time.sleep(0.5)
+        if "broken" in self.words:
+            raise KeyError("the stub was asked to break")
+        if "broken_report" in self.words and self.sets_received == 3:
+            del self.map
         self.sets_received += 1
         bootstrapped = self.scene is None
         if bootstrapped:
             self._bootstrap(frame_set)
-        self.map.size += 100
+        self.map.size += 50 * len(frame_set.frames)
         self.sets_used += 1
         maps = tuple(self._depth(frame) for frame in frame_set.frames)
-        return Result(frame_set.stamp_ns, bootstrapped, maps)
+        return Result(frame_set.stamp_ns, bootstrapped, maps, self._locate(frame_set))
+
+    def _locate(self, frame_set):
+        """Motion tf: where TF says, in a map that lies 1 m from the world."""
+        place = None
+        if self.config.motion == "tf":
+            self.map_from_world = Rigid3(np.eye(3), [0.0, 1.0, 0.0])
+            place = self.map_from_world @ frame_set.world_from_rig
+        elif self.config.motion == "estimate":
+            place = Rigid3(np.eye(3), [0.1 * len(self._path), 0.0, 1.0])
+        if place is not None:
+            self._path.append((frame_set.stamp_ns, place))
+        return place
 
     def cloud(self, voxel_m=0.0, max_points=0):
         count = min(self.map.size, max_points or self.map.size)
         points = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
         colours = np.tile(np.uint8([10, 20, 30]), (count, 1))
         metric = self.scene is not None and self.scene.scale.is_metric
-        return PointCloud(points, colours, None, np.ones(count, np.float32), "map", metric)
+        frame = map_frame("map", self.scene)
+        return PointCloud(points, colours, None, np.ones(count, np.float32), frame, metric)
 
     def report(self):
         return {"sets": {"received": self.sets_received, "dropped": {}}}
@@ -129,6 +167,8 @@ class StubPipeline:
             raise AlignmentError(self.failure)
         poses = self.rig.poses
         scale = ScaleSource.RIG if len(poses) > 1 else ScaleSource.NONE
+        if any(frame.depth_m is not None for frame in frame_set.frames):
+            scale = ScaleSource.DEPTH_CAMERA
         map_from_rig = Rigid3(np.eye(3), [0.0, 0.0, 1.0])
         cameras, placed = {}, {}
         for i, frame in enumerate(frame_set.frames):
@@ -143,7 +183,7 @@ class StubPipeline:
             placed,
             np.zeros((0, 3)),
             np.zeros((0, 3), np.uint8),
-            ScaleEstimate(1.0, 0.01 if poses else np.inf, scale),
+            ScaleEstimate(1.0, np.inf if scale is ScaleSource.NONE else 0.01, scale),
             Sim3.identity(),
             {},
             "rig",

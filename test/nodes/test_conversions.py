@@ -206,4 +206,7 @@ def test_only_array_array_is_assigned_to_data(repository):
                 assert "data" not in [k.arg for k in node.keywords], path.name
     assert assigned
     for name, value in assigned:
-        assert value.startswith("array.array('B'") or value == "buffer", (name, value)
+        assert value.startswith(("array.array('B'", "array.array('b'")) or value == "buffer", (
+            name,
+            value,
+        )

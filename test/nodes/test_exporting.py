@@ -105,7 +105,7 @@ def test_formats_with_cameras(tmp_path, name, format, count, files):
     ("name", "fields", "message"),
     [
         ("missing/map.ply", {}, "does not exist; create it or give another path"),
-        ("", {}, "path: expected a file to write"),
+        ("", {}, "path: expected a file to write or read"),
         ("map.ply", {"format": "plyy"}, "did you mean 'ply'?"),
         ("map.ply", {"voxel_m": -1.0}, "voxel_m: voxel average: expected voxel_m > 0"),
         ("map.ply", {"voxel_m": math.nan}, "expected voxel_m > 0"),

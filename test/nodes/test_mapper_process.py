@@ -259,11 +259,17 @@ def test_cameras_without_tf_hang_under_map(start, observer, stub, make_bag, unti
     assert start(PLAYER, {"bag": bag}).wait(40.0) == 0
     until(lambda: static, what="transforms")
     found = {(t.header.frame_id, t.child_frame_id) for t in static[-1].transforms}
-    assert found == {("map", "left_optical"), ("map", "right_optical")}
+    assert found == {("map_unscaled", "left_optical"), ("map_unscaled", "right_optical")}
+    maps = observer.listen(PointCloud2, "/mapper/map", LATCHED)
+    markers = observer.listen(MarkerArray, "/mapper/cameras", LATCHED)
+    until(lambda: maps and markers, what="latched map and markers")
+    assert maps[-1].header.frame_id == "map_unscaled"
+    assert markers[-1].markers[-1].header.frame_id == "map_unscaled"
     status = observer.listen(MapStatus, "/mapper/status")
     until(lambda: status, what="status")
     assert not status[-1].is_metric
     assert status[-1].scale_source == "none"
+    assert status[-1].header.frame_id == "map_unscaled"
 
 
 def test_looped_bag_with_sim_time_resets(start, observer, stub, make_bag, until, tmp_path):

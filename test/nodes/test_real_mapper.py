@@ -6,8 +6,9 @@ from sensor_msgs.msg import PointCloud2
 
 from vggt_ros.export.ply import read_ply
 from vggt_ros.geometry import Rigid3
-from vggt_ros.msg import MapStatus
-from vggt_ros.srv import ExportMap
+from vggt_ros.msg import MapStatus, RigResidual
+from vggt_ros.rig import load_rig
+from vggt_ros.srv import CheckRig, ExportMap
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,17 @@ def test_room_becomes_a_metric_map(start, observer, room_bag, until, tmp_path, b
     assert len(cloud) == answer.num_points > 5000
     assert cloud.is_metric
     assert points
+    rig_file, urdf = tmp_path / "rig.yaml", tmp_path / "cameras.urdf"
+    request = CheckRig.Request(path=str(rig_file), urdf_path=str(urdf))
+    answer = observer.call(CheckRig, "/mapper/check_rig", request, timeout_s=120.0)
+    assert answer.success, answer.message
+    assert answer.level == RigResidual.LEVEL_OK, answer.message
+    assert [c.name for c in answer.cameras] == list(rig.names)
+    assert all(c.centre_residual_m < 0.005 for c in answer.cameras)
+    assert list(answer.files) == [str(rig_file), str(urdf)]
+    for name, pose in load_rig(rig_file).poses.items():
+        np.testing.assert_allclose(pose.matrix, rig.poses[name].matrix, atol=1e-9)
+    assert urdf.read_text().count("<joint") == len(rig.names)
     mapper.interrupt()
     assert mapper.wait() == 0, mapper.output
     assert "Traceback" not in mapper.output

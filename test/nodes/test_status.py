@@ -10,8 +10,11 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from vggt_ros.config import CameraConfig, Config
 from vggt_ros.geometry import Rigid3
 from vggt_ros.msg import MapStatus
-from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
-from vggt_ros.nodes.worker import Health, MappingWorker
+from vggt_ros.nodes.camera_monitor import CameraMonitor
+from vggt_ros.nodes.diagnostics import diagnostics
+from vggt_ros.nodes.health import Health
+from vggt_ros.nodes.status import map_status
+from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.pipeline.ingest import Ingest
 from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.types import DepthAlignment, DepthKind, ScaleEstimate, ScaleSource
@@ -41,7 +44,7 @@ def scene():
 
 
 def test_a_camera_that_came_too_late_for_the_map_is_told(scene):
-    _, left, right = camera_messages(Health(scene=scene, state="mapping"))
+    _, left, right, _ = camera_messages(Health(scene=scene, state="mapping"))
     assert left.level == DiagnosticStatus.OK
     assert right.level == DiagnosticStatus.WARN
     assert "without a place in the map" in right.message
@@ -88,7 +91,7 @@ def test_counts_can_be_read_while_callbacks_count():
 
 def test_a_fault_that_is_over_is_forgotten(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("vggt_ros.nodes.status.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("vggt_ros.nodes.camera_monitor.time.monotonic", lambda: now[0])
     monitor = CameraMonitor("left", "/left/image_raw")
     monitor.fault = "cannot be decoded"
     now[0] += 5

@@ -15,7 +15,7 @@ from vggt_ros.parameters import (
     load_config,
     parameters_markdown,
 )
-from vggt_ros.parameters.files import NODE_ONLY
+from vggt_ros.parameters.files import NODE_ONLY, NODE_ONLY_GROUPS
 
 
 def values():
@@ -89,7 +89,8 @@ def test_committed_files_are_current(repository):
 def test_default_file_is_the_default_to_tools_without_ros(repository):
     assert load_config(repository / "config" / "default.yaml") == Config()
     names = {field.name for field in dataclasses.fields(MapperConfig)}
-    assert names - {field.name for field in dataclasses.fields(Config)} == set(NODE_ONLY)
+    groups = {group.removesuffix(".") for group in NODE_ONLY_GROUPS}
+    assert names - {field.name for field in dataclasses.fields(Config)} == groups | set(NODE_ONLY)
 
 
 def test_generate_writes_and_checks(tmp_path, capsys):

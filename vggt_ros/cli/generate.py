@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vggt_ros.errors import ExportError
 from vggt_ros.export.files import write_text
+from vggt_ros.nodes.finding_texts import diagnostics_markdown
 from vggt_ros.nodes.node_config import BagPlayerConfig, CameraSourceConfig, MapperConfig
 from vggt_ros.parameters import dump_config, parameters_markdown
 
@@ -32,6 +33,20 @@ is known. Parameters with "yes" under "at run time" can be changed while the nod
 
 """
 
+_DIAGNOSTICS_HEAD = f"""\
+# Diagnostics
+
+Written by `{COMMAND}` from `vggt_ros/nodes/finding_texts.py`; do not edit.
+
+The mapper publishes `/diagnostics` once a second: one status for the pipeline, one per camera,
+one for the topics. The message of a status holds all that is found, the worst first, joined by
+`; `; its level is that of the worst. The figures behind it (rates, age of stamps, skew, drops by
+reason, alignment, overlap, memory, milliseconds of every stage as p50/p95) stand in its values,
+and most of them in `~/status` too. From where on it warns is set by `diagnostics.*`
+([parameters](parameters.md)). Words in braces are filled in.
+
+"""
+
 
 def documents() -> dict[str, str]:
     """The generated files: path in the repository to content."""
@@ -48,6 +63,7 @@ def documents() -> dict[str, str]:
                 parameters_markdown(CameraSourceConfig(), "Node `camera_source`"),
             ]
         ),
+        "docs/diagnostics.md": _DIAGNOSTICS_HEAD + diagnostics_markdown(),
     }
 
 

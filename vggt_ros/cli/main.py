@@ -9,12 +9,24 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from vggt_ros import __version__
+from vggt_ros.cli.flags import FlagParser
 from vggt_ros.errors import VggtRosError
 
-_COMMANDS = ("demo", "bag", "convert", "check", "replay", "export", "evaluate", "engine", "doctor")
+_COMMANDS = (
+    "demo",
+    "bag",
+    "convert",
+    "check",
+    "replay",
+    "reconstruct",
+    "export",
+    "evaluate",
+    "engine",
+    "doctor",
+    "check_rig",
+)
 
 _EXAMPLES = """\
 examples:
@@ -22,6 +34,8 @@ examples:
   vggt-ros bag from-images photos --camera-per-image --out photos_bag
   vggt-ros check photos_bag                        will it map, and if not, why
   vggt-ros replay photos_bag --out result          the map, without ROS
+  vggt-ros reconstruct --images photos --camera_per_image
+                                                   the same from folders, videos, webcams
   vggt-ros export result --format glb,colmap       for other programs
   vggt-ros evaluate result --reference truth.json --align sim3
   vggt-ros engine list engines                     networks, checked on this machine
@@ -32,15 +46,8 @@ exit codes: 0 done; 1 it could not be done, one line says why; 2 wrong usage; 13
 """
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    """Tells wrong usage in one line; sub-commands get the same class."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(
+    parser = FlagParser(
         prog="vggt-ros",
         description="Dense, metric, live 3-D maps from ordinary cameras.",
         epilog=_EXAMPLES,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 from vggt_ros import results
 from vggt_ros.cli.arguments import count_or_zero
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, SourceError
+from vggt_ros.errors import AlignmentError, VggtRosError
 
 if TYPE_CHECKING:  # imported where they are used: `vggt-ros --help` must not wait for them
-    from vggt_ros.pipeline.ingest import Ingest
+    from vggt_ros.geometry import Rigid3
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
-    from vggt_ros.sources.bag import BagMessage
-    from vggt_ros.types import FrameSet
 
 _EXAMPLES = """\
 examples:
   vggt-ros replay photos_bag --out result
   vggt-ros replay robot_bag --out result --set rig_file=RIG.yaml --set map.voxel_m=0.01
   vggt-ros replay robot_bag --out result --config mapper.yaml --max-sets 20
+  vggt-ros replay robot_bag --out result --set motion=tf --set frame.odom=odom
 
 The folder gets report.json, timings.json, map.ply, cameras.tum, preview.png, config.yaml and,
-with structure from motion, features.npz. `vggt-ros export` makes other formats of them.
+with structure from motion, features.npz; of a rig that moves (motion: tf or estimate) also
+trajectory.tum. `vggt-ros export` makes other formats of them.
 """
 
 
@@ -54,6 +53,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--max-sets", type=count_or_zero, default=0, metavar="N", help="stop after N sets"
     )
+    parser.add_argument(
+        "--load-map",
+        type=Path,
+        metavar="FILE",
+        help="go on with a saved map instead of a bootstrap; the cameras stand where they stood",
+    )
+    parser.add_argument(
+        "--save-map",
+        type=Path,
+        metavar="FILE",
+        help="save the map with all that it takes to go on",
+    )
     parser.set_defaults(run=run)
 
 
@@ -62,10 +73,20 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.set)
     out = results.prepare_folder(args.out)
-    outcome = replay_bag(args.bag, config, args.max_sets, progress=True)
+    outcome = replay_bag(args.bag, config, args.max_sets, progress=True, load_map=args.load_map)
     outcome.write(out)
+    if args.save_map is not None:
+        from vggt_ros.pipeline.archive import save_archive
+
+        size = save_archive(args.save_map, outcome.pipeline, outcome.stamp_ns)
+        print(f"map saved to {args.save_map}, {size / 1e6:.1f} MB")
     print(outcome.summary())
     print(f"\nresults in {out}")
+    if outcome.fault is not None:
+        raise type(outcome.fault)(
+            f"{args.bag}: mapping ended early, at set {outcome.pipeline.sets_received}; the "
+            f"results hold what was mapped until then: {outcome.fault}"
+        ) from outcome.fault
     if not outcome.points:
         raise AlignmentError(
             f"{args.bag}: the map is empty: no depth was accepted; the cameras need texture and "
@@ -86,6 +107,10 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     points: int = 0
     """In the map that was written."""
+    fault: VggtRosError | None = None
+    """What ended the mapping before the bag did."""
+    stamp_ns: int = 0
+    """Of the newest set."""
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`, what ingest dropped included."""
@@ -94,14 +119,26 @@ class Outcome:
         for reason, count in sorted(self.dropped.items()):
             dropped[reason] = dropped.get(reason, 0) + count
         report["notes"] = self.notes
+        if self.config.motion != "static":
+            # stamp_ns x y z [map units] qx qy qz qw: the rig in the map
+            report["motion"]["trajectory"] = [
+                [stamp, *pose.translation.tolist(), *pose.quaternion_xyzw.tolist()]
+                for stamp, pose in self._path()
+            ]
+        if self.fault is not None:
+            report["failure"] = str(self.fault)
         return report
+
+    def _path(self) -> list[tuple[int, Rigid3]]:
+        """Stamps and `map_from_rig` of a rig that moves."""
+        return sorted(self.pipeline.path(), key=lambda place: place[0])
 
     def write(self, out: Path) -> None:
         """Write all files of the results folder."""
         from vggt_ros.export.files import write_json, write_text
         from vggt_ros.export.ply import write_ply
         from vggt_ros.export.scene_files import write_features
-        from vggt_ros.export.trajectory import static_poses, write_tum
+        from vggt_ros.export.trajectory import StampedPose, static_poses, write_tum
         from vggt_ros.parameters import dump_config
         from vggt_ros.preview import write_preview
 
@@ -118,6 +155,13 @@ class Outcome:
             is_metric=cloud.is_metric,
             comments=comments,
         )
+        if self.config.motion != "static":
+            write_tum(
+                out / results.PATH,
+                [StampedPose(stamp, pose) for stamp, pose in self._path()],
+                is_metric=cloud.is_metric,
+                comments=comments,
+            )
         if scene.features:
             write_features(out / results.FEATURES, scene)
         write_preview(out / results.PREVIEW, self.images, cloud, poses)
@@ -142,17 +186,34 @@ class Outcome:
         return results.table(rows, ("what", "result", "", ""))
 
 
-def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = False) -> Outcome:
+def replay_bag(
+    path: Path,
+    config: Config,
+    max_sets: int = 0,
+    progress: bool = False,
+    load_map: Path | None = None,
+) -> Outcome:
     """Run the pipeline over the image topics of a bag.
 
+    Args:
+        path: of the bag.
+        config: parameters.
+        max_sets: stop after so many; 0: all.
+        progress: show a bar.
+        load_map: archive to go on with.
+
     Raises:
-        SourceError: no bag, no image topics.
-        ConfigError: a camera or topic that the bag does not have.
+        SourceError: no bag, no image topics; a damaged archive.
+        ConfigError: a camera or topic that the bag does not have; an archive of other cameras or
+            another kind of map.
         CalibrationError: impossible intrinsics or transforms.
         AlignmentError: no frame set could be bootstrapped.
+        EngineError: a network failed before there was anything to write; later faults are in
+            `Outcome.fault`.
     """
     from tqdm import tqdm
 
+    from vggt_ros.cli.replay_images import BagImages, BagPlaces
     from vggt_ros.pipeline.ingest import Ingest
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
@@ -168,20 +229,33 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         pipeline.load_calibration()
         stack.callback(pipeline.close)
         pipeline.open_engines()  # before the bag is read: it is what may fail
+        if load_map is not None:
+            from vggt_ros.pipeline.archive import check_cameras, load_archive
+
+            saved = load_archive(load_map, config)
+            check_cameras(saved, pipeline)
+            pipeline.take_over(saved)
         ingest = stack.enter_context(
-            Ingest(rig.names, {n: rig.models.get(n) for n in rig.names}, config.ingest)
+            Ingest(
+                rig.names,
+                {n: rig.models.get(n) for n in rig.names},
+                config.ingest,
+                tuple(chosen.depth_topics.values()),
+            )
         )
         for topic, name in chosen.topics.items():
             if not bag.topics[topic].count:
                 ingest.leave_out(name)
-        images = _Images(chosen.topics, ingest)
+        moved = config.motion == "tf"
+        places = BagPlaces(bag, config, rig.rig_frame) if moved else None
+        images = BagImages(chosen.topics, ingest, places, chosen.depth_topics)
         outcome = Outcome(pipeline, config, {}, notes=list(chosen.notes))
         failure: AlignmentError | None = None
         bar = tqdm(
-            bag.messages(list(chosen.topics)),
-            total=sum(bag.topics[t].count for t in chosen.topics),
+            bag.messages(images.topics),
+            total=sum(bag.topics[t].count for t in images.topics),
             desc="replay",
-            unit="image",
+            unit="message" if moved else "image",
             disable=None if progress else True,
         )
         for frame_set in images.frame_sets(bar):
@@ -191,6 +265,12 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
                 failure = error
                 bar.set_postfix_str("bootstrap failed")
                 continue
+            except VggtRosError as error:
+                if pipeline.scene is None:
+                    raise
+                outcome.fault = error
+                break
+            outcome.stamp_ns = frame_set.stamp_ns
             if result.depth_maps:
                 depth = {d.camera: d.depth for d in result.depth_maps if d.alignment.accepted}
                 outcome.images = [
@@ -200,12 +280,22 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
             if max_sets and pipeline.sets_received >= max_sets:
                 break
         bar.close()
+        try:
+            pipeline.finish()
+        except AlignmentError as error:
+            failure = error
         undecodable = sum(bag.undecodable[topic] for topic in chosen.topics)
         outcome.dropped = dict(images.dropped + Counter({"undecodable message": undecodable}))
         outcome.notes += images.notes()
         if bag.truncated:
             outcome.notes.append(bag.truncated)
     if pipeline.scene is None:
+        if places is not None and places.fault and not pipeline.sets_received:
+            raise AlignmentError(
+                f"{path}: no set has a place: {places.fault}; name the frames as the bag has them "
+                f"(--set frame.odom=..., frame.base, rig_frame of the rig file), or let the path "
+                f"be found with --set motion=estimate"
+            )
         raise failure or AlignmentError(_why_nothing(path, outcome))
     return outcome
 
@@ -225,58 +315,3 @@ def _why_nothing(path: Path, outcome: Outcome) -> str:
         f"{dropped or 'none'}{notes}; leave cameras out with --set cameras=a,b or let sets be "
         "incomplete with --set ingest.min_cameras=2; `vggt-ros check` says more"
     )
-
-
-class _Images:
-    """The images of a bag on their way into ingest; faulty ones are counted."""
-
-    def __init__(self, topics: dict[str, str], ingest: Ingest) -> None:
-        self._topics = topics
-        self._ingest = ingest
-        self._unreadable: Counter[str] = Counter()
-        self._first_errors: dict[str, str] = {}
-
-    def frame_sets(self, messages: Iterable[BagMessage]) -> Iterator[FrameSet]:
-        """All sets of the bag, in order."""
-        from vggt_ros.sources.messages import any_image_from_message
-
-        for topic, _, message in messages:
-            camera = self._topics[topic]
-            try:
-                image = any_image_from_message(message, camera)
-            except SourceError as error:
-                self._unreadable[camera] += 1
-                self._first_errors.setdefault(camera, str(error))
-                continue
-            self._ingest.put(image)
-            yield from _ready(self._ingest)
-        self._ingest.finish()
-        yield from _ready(self._ingest)
-
-    @property
-    def dropped(self) -> Counter[str]:
-        """Images that are in no set, by reason."""
-        return self._ingest.counts + Counter({"unreadable image": self._unreadable.total()})
-
-    def notes(self) -> list[str]:
-        """What a person should know of the cameras."""
-        notes = [
-            f"{text} ({self._unreadable[camera]} images)"
-            for camera, text in self._first_errors.items()
-        ]
-        for name in self._ingest.silent:
-            if name not in self._first_errors:
-                notes.append(f"camera '{name}' never sent an image")
-        for name in self._ingest.left_out:
-            if name not in self._ingest.silent:
-                notes.append(f"camera '{name}' was left out at the end: no usable images")
-        if self._ingest.clock_resets:
-            notes.append(f"stamps went back {self._ingest.clock_resets} times")
-        return notes
-
-
-def _ready(ingest: Ingest) -> Iterator[FrameSet]:
-    while (chosen := ingest.take()) is not None:
-        frame_set = ingest.decode_set(chosen)
-        if frame_set is not None:
-            yield frame_set

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from vggt_ros.config import Config
 from vggt_ros.errors import ExportError
 
 
@@ -157,3 +158,36 @@ def _explain(path: Path, error: OSError) -> str:
         what = error.strerror or str(error)
     kept = "; the previous file is untouched" if path.is_file() else ""
     return f"cannot write {path}: {what}{kept}"
+
+
+def checked_path(path: str | Path, config: Config) -> Path:
+    """A path that a service was asked to read or write, if it is allowed (`export.folder`).
+
+    Links and `..` are resolved first, so neither leads out of the folder. The folder itself is
+    no place for a file either: what is written beside it would lie outside.
+
+    Args:
+        path: as it was asked for; relative ones lie in `export.folder` where that is set.
+        config: `export.folder`; empty: every path is allowed.
+
+    Returns:
+        The path to use; absolute and without links where there is a folder.
+
+    Raises:
+        ExportError: no path, an impossible one, or one outside the folder.
+    """
+    text = str(path)
+    if not text:
+        raise ExportError("path: expected a file to write or read, got nothing")
+    if "\0" in text:
+        raise ExportError("path: expected the name of a file, got one with a zero byte in it")
+    if not config.export.folder:
+        return Path(text)
+    folder = Path(os.path.realpath(config.export.folder))
+    found = Path(os.path.realpath(folder / text))
+    if folder not in found.parents:
+        raise ExportError(
+            f"path {text}: expected one within {folder} (export.folder), got {found}; give a name "
+            "in that folder, or have the operator change export.folder"
+        )
+    return found

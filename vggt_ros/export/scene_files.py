@@ -124,10 +124,10 @@ def _model(entry: Mapping[str, Any]) -> CameraModel:
 
 
 def _scale(entry: Mapping[str, Any]) -> ScaleEstimate:
-    source = ScaleSource(entry["source"])
+    sources = tuple(ScaleSource(name) for name in str(entry["source"]).split("+"))
     value = 1.0 if entry["value"] is None else float(entry["value"])
     sigma = math.inf if entry["sigma"] is None else float(entry["sigma"])
-    return ScaleEstimate(value, sigma, source)
+    return ScaleEstimate(value, sigma, sources[0], sources if len(sources) > 1 else ())
 
 
 def _with_features(path: Path, scene: AlignedScene) -> AlignedScene:

@@ -180,3 +180,33 @@ def quaternion_from_rotation(rotation: ArrayLike) -> Array:
     q = np.array([*rows, [a, b, c, squares[3]]][k])
     q /= np.linalg.norm(q)
     return q if q[3] >= 0 else -q
+
+
+def interpolate(a: Rigid3, b: Rigid3, fraction: float) -> Rigid3:
+    """Between two poses: the translation linear, the rotation at a constant rate (slerp).
+
+    Args:
+        a: where `fraction` is 0.
+        b: where it is 1.
+        fraction: in [0, 1].
+
+    Raises:
+        ValueError: a fraction outside of it; nothing is extrapolated.
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"interpolate: expected a fraction in [0, 1], got {fraction}")
+    if fraction in (0.0, 1.0):
+        return b if fraction else a
+    qa, qb = quaternion_from_rotation(a.rotation), quaternion_from_rotation(b.rotation)
+    cosine = float(qa @ qb)
+    if cosine < 0:  # the shorter way round
+        qb, cosine = -qb, -cosine
+    sine = float(np.linalg.norm(qb - cosine * qa))
+    angle = math.atan2(sine, cosine)
+    if sine < 1e-9:  # both weights tend to these; the next term is below 1e-18
+        weights = 1 - fraction, fraction
+    else:
+        weights = math.sin((1 - fraction) * angle) / sine, math.sin(fraction * angle) / sine
+    q = weights[0] * qa + weights[1] * qb
+    translation = (1 - fraction) * a.translation + fraction * b.translation
+    return Rigid3(rotation_from_quaternion(q / np.linalg.norm(q)), translation)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.config import MapConfig
 from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.mapping.map_file import MapPath
 from vggt_ros.types import DepthMap, PointCloud, Rendering
 
 
@@ -85,11 +85,11 @@ class Map(Protocol):
         """What changed after a revision (None: everything), with the filters of `cloud`."""
         ...
 
-    def save(self, path: str | Path) -> None:
-        """Write the map to one file, atomically; ExportError if that fails."""
+    def save(self, path: MapPath) -> None:
+        """Write the map to one file, atomically (not if it is open); ExportError if that fails."""
         ...
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: MapPath) -> None:
         """Replace the map with a saved one of the same kind and voxels.
 
         SourceError or ConfigError leave the map as it was.

@@ -6,11 +6,12 @@ checksum of each member. Written atomically: a failed save leaves the previous f
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,33 @@ _HEADER = "header"
 
 Arrays = dict[str, NDArray[Any]]
 
+MapPath = str | Path | IO[bytes]
+"""Where a map is saved to and loaded from: a file by name, or one that is open (and can seek)."""
+
+
+class MapBytes(io.BytesIO):
+    """A map file in memory, as a part of a larger file.
+
+    Args:
+        name: what errors call it.
+        content: of the file; empty for one to be written.
+    """
+
+    def __init__(self, name: str, content: bytes = b"") -> None:
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
 
 def write_map(
-    path: str | Path, kind: str, version: int, header: Mapping[str, Any], arrays: Arrays
+    path: MapPath, kind: str, version: int, header: Mapping[str, Any], arrays: Arrays
 ) -> None:
     """Write the arrays of a map.
 
     Args:
-        path: file to write, `.npz` by habit.
+        path: file to write, `.npz` by habit, or one that is open.
         kind: of map, such as "surfel".
         version: of the layout.
         header: what else is to be known, as JSON.
@@ -39,12 +59,15 @@ def write_map(
         ExportError: the file cannot be written; what stood there stays.
     """
     text = json.dumps({"kind": kind, "version": version, **header}, sort_keys=True)
-    with atomic_write(path) as file:
-        members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), np.uint8), **arrays}
-        np.savez(file, **members)
+    members: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), np.uint8), **arrays}
+    if isinstance(path, (str, Path)):
+        with atomic_write(path) as file:
+            np.savez(file, **members)
+    else:
+        np.savez(path, **members)
 
 
-def read_map(path: str | Path, kind: str, version: int) -> tuple[dict[str, Any], Arrays]:
+def read_map(path: MapPath, kind: str, version: int) -> tuple[dict[str, Any], Arrays]:
     """Read what `write_map` wrote; every checksum is compared.
 
     Returns:
@@ -79,7 +102,7 @@ def read_map(path: str | Path, kind: str, version: int) -> tuple[dict[str, Any],
 
 
 def check_array(
-    path: str | Path,
+    path: MapPath,
     arrays: Arrays,
     name: str,
     dtype: np.dtype[Any],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from vggt_ros.config import MapConfig
 from vggt_ros.errors import ConfigError, SourceError
 from vggt_ros.mapping import surfels
-from vggt_ros.mapping.map_file import check_array, read_map, write_map
+from vggt_ros.mapping.map_file import MapPath, check_array, read_map, write_map
 
 KIND, VERSION = "surfel", 1
 
@@ -25,7 +24,7 @@ class SavedSurfels:
     view: int
 
 
-def write_surfels(path: str | Path, saved: SavedSurfels, config: MapConfig) -> None:
+def write_surfels(path: MapPath, saved: SavedSurfels, config: MapConfig) -> None:
     """Write a map, atomically.
 
     Raises:
@@ -43,7 +42,7 @@ def write_surfels(path: str | Path, saved: SavedSurfels, config: MapConfig) -> N
     write_map(path, KIND, VERSION, header, arrays)
 
 
-def read_surfels(path: str | Path, config: MapConfig, capacity: int) -> SavedSurfels:
+def read_surfels(path: MapPath, config: MapConfig, capacity: int) -> SavedSurfels:
     """Read what `write_surfels` wrote, into arrays with room for `capacity` surfels.
 
     Raises:

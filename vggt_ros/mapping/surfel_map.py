@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from vggt_ros.mapping import (
 from vggt_ros.mapping.checked_input import check_pinhole
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
+from vggt_ros.mapping.map_file import MapPath
 from vggt_ros.mapping.render import render_surfels
 from vggt_ros.mapping.surfel_file import SavedSurfels, read_surfels, write_surfels
 from vggt_ros.mapping.surfel_view import SurfelView, intrinsics_of, rotation_translation
@@ -217,7 +217,7 @@ class SurfelMap:
         starts = np.searchsorted(rows, np.append(chunks * surfels.CHUNK, self._rows))
         return MapChanges(self.revision, complete, chunks, starts, self._cloud_of(rows))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: MapPath) -> None:
         """Write the map to one file, atomically.
 
         Raises:
@@ -225,7 +225,7 @@ class SurfelMap:
         """
         write_surfels(path, SavedSurfels(self._surfels, self._rows, self._view), self.config)
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: MapPath) -> None:
         """Replace the map with a saved one, which then goes on as it would have.
 
         Raises:

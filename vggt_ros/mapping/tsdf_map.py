@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.checked_input import check_pinhole
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
-from vggt_ros.mapping.map_file import check_array, read_map, write_map
+from vggt_ros.mapping.map_file import MapPath, check_array, read_map, write_map
 from vggt_ros.mapping.open3d_import import import_open3d
 from vggt_ros.mapping.settings import refuse_confidence
 from vggt_ros.mapping.tsdf_blocks import (
@@ -46,9 +45,6 @@ from vggt_ros.mapping.tsdf_open3d import (
     unit,
 )
 from vggt_ros.types import DepthMap, Float32, Image, PointCloud, Rendering
-
-TRUNCATION_VOXELS = 6.0
-"""Half width of the band in which distances are kept. Noise of a depth must fit into it."""
 
 _WEIGHT_LIMIT, _WEIGHT_SETS = 32_768, 1024
 """Without `map.carve` weights are held below the first, every so many sets: they are 16 bits wide,
@@ -195,7 +191,7 @@ class TsdfMap:
             depth_min=self.config.voxel_m,
             depth_max=self.config.max_depth_m,
             weight_threshold=1.0,
-            trunc_voxel_multiplier=TRUNCATION_VOXELS,
+            trunc_voxel_multiplier=self.config.truncation_voxels,
             range_map_down_factor=_RAY_STEP,
         )
 
@@ -288,7 +284,7 @@ class TsdfMap:
             unit(found.vertex.normals.numpy()).astype(np.float32),
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: MapPath) -> None:
         """Write the map to one file, atomically.
 
         Raises:
@@ -297,7 +293,7 @@ class TsdfMap:
         header = {"voxel_m": self.config.voxel_m, "block": BLOCK, "set": self._set}
         write_map(path, KIND, VERSION, header, self._blocks.arrays())
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: MapPath) -> None:
         """Replace the map with a saved one.
 
         Raises:
@@ -338,7 +334,7 @@ class TsdfMap:
                 view.camera_from_map,
                 1.0,
                 self.config.max_depth_m,
-                TRUNCATION_VOXELS,
+                self.config.truncation_voxels,
             )
             .cpu()
             .numpy()
@@ -358,7 +354,7 @@ class TsdfMap:
                 view.camera_from_map,
                 1.0,
                 self.config.max_depth_m,
-                TRUNCATION_VOXELS,
+                self.config.truncation_voxels,
             )
         if carve and self._set % (MOST_WEIGHT // 4) == 0:
             self._blocks.clip_weight(MOST_WEIGHT, keys)
@@ -377,7 +373,7 @@ _EMPTY = PointCloud(
 )
 
 
-def _check_header(path: str | Path, header: dict[str, Any], config: MapConfig) -> None:
+def _check_header(path: MapPath, header: dict[str, Any], config: MapConfig) -> None:
     if header.get("block") != BLOCK or not isinstance(header.get("set"), int):
         raise SourceError(
             f"map file {path}: expected blocks of {BLOCK} voxels and a count of sets, got "

@@ -20,7 +20,14 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from vggt_ros.errors import SourceError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping import packing
-from vggt_ros.sources.messages import LAYOUTS, image_from_message, stamp_ns
+from vggt_ros.pipeline.image_limits import check_size
+from vggt_ros.sources.messages import (
+    LAYOUTS,
+    frame_id_of,
+    image_from_message,
+    quoted,
+    stamp_ns,
+)
 from vggt_ros.types import PointCloud, StampedImage
 
 
@@ -43,10 +50,10 @@ def stamped_image(message: Image, camera: str) -> StampedImage:
     """
     if message.encoding in LAYOUTS:
         return image_from_message(message, camera)
+    check_size(int(message.width), int(message.height), f"camera '{camera}'")
     header = message.header
-    return StampedImage(
-        camera, stamp_ns(header), _by_cv_bridge(message, camera), "rgb8", header.frame_id
-    )
+    frame_id = frame_id_of(header, camera)
+    return StampedImage(camera, stamp_ns(header), _by_cv_bridge(message, camera), "rgb8", frame_id)
 
 
 def _by_cv_bridge(message: Image, camera: str) -> NDArray[np.generic]:
@@ -54,14 +61,15 @@ def _by_cv_bridge(message: Image, camera: str) -> NDArray[np.generic]:
         bridge = importlib.import_module("cv_bridge").CvBridge()
     except ImportError as error:
         raise SourceError(
-            f"camera '{camera}': encoding '{message.encoding}' needs cv_bridge, which is not "
-            f"installed; without it: {', '.join(LAYOUTS)}, or a compressed topic"
+            f"camera '{camera}': encoding {quoted(str(message.encoding))} needs cv_bridge, "
+            f"which is not installed; without it: {', '.join(LAYOUTS)}, or a compressed topic"
         ) from error
     try:
         return np.asarray(bridge.imgmsg_to_cv2(message, desired_encoding="rgb8"))
     except Exception as error:  # cv_bridge raises its own, those of OpenCV, and KeyError
         raise SourceError(
-            f"camera '{camera}': cv_bridge cannot turn '{message.encoding}' into rgb8: {error}"
+            f"camera '{camera}': cv_bridge cannot turn {quoted(str(message.encoding))} into "
+            f"rgb8: {error}"
         ) from error
 
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from vggt_ros.config import Config
 from vggt_ros.errors import ExportError, VggtRosError
-from vggt_ros.export.files import write_json
+from vggt_ros.export.files import checked_path, write_json
 from vggt_ros.export.formats import Exported, export_map
 from vggt_ros.export.select import filter_cloud
 from vggt_ros.export.trajectory import StampedPose, static_poses
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.parameters import dump_config
+from vggt_ros.pipeline.scale_fusion import check_metric
 from vggt_ros.srv import ExportMap
 from vggt_ros.types import AlignedScene, PointCloud
 
@@ -31,14 +32,15 @@ def answer(
 ) -> ExportMap.Response:
     """Write what is asked for; all that can go wrong is said in the response."""
     try:
+        path = checked_path(request.path, worker.pipeline.config)
         taken = worker.call(lambda: _snapshot(request, worker), SNAPSHOT_TIMEOUT_S)
         cloud = taken.cloud
         if request.format == REPORT:
-            write_json(request.path, taken.report)
-            done = Exported([Path(request.path)], len(cloud), "points")
+            write_json(path, taken.report)
+            done = Exported([path], len(cloud), "points")
         else:
             done = export_map(
-                Path(request.path),
+                path,
                 request.format,
                 cloud,
                 taken.poses,
@@ -82,8 +84,7 @@ def _snapshot(request: ExportMap.Request, worker: MappingWorker) -> _Snapshot:
     scene = pipeline.scene
     if scene is None:
         raise ExportError("there is no map yet: the cameras' poses have not been found")
-    if not request.path:
-        raise ExportError("path: expected a file to write, got nothing")
+    check_metric(scene.scale, pipeline.config.scale)
     try:
         cloud = pipeline.cloud(voxel_m=request.voxel_m)
     except ValueError as error:

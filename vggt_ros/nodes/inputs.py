@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -18,9 +18,10 @@ from vggt_ros.config import CameraConfig, Config
 from vggt_ros.errors import SourceError
 from vggt_ros.nodes import conversions, parameters, qos
 from vggt_ros.nodes.calibration import Calibration
-from vggt_ros.nodes.status import CameraMonitor
+from vggt_ros.nodes.camera_monitor import CameraMonitor
+from vggt_ros.nodes.qos_events import QosReport, subscribe
 from vggt_ros.nodes.worker import MappingWorker
-from vggt_ros.sources.messages import compressed_image_from_message
+from vggt_ros.sources.messages import any_image_from_message, compressed_image_from_message
 
 
 def image_topic(node: Node, camera: CameraConfig) -> str:
@@ -53,6 +54,7 @@ class AdaptiveSubscription:
         reliability: "auto" as above; "reliable" or "best_effort": nothing is adapted.
         group: callback group.
         report: called with what is wrong, for people to read.
+        qos_report: keeps incompatible QoS by topic.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class AdaptiveSubscription:
         reliability: str,
         group: Any,
         report: Callable[[str], None],
+        qos_report: QosReport,
     ) -> None:
+        self._qos_report = qos_report
         self._node = node
         self._kind = kind
         self._topic = topic
@@ -92,13 +96,14 @@ class AdaptiveSubscription:
         self._timer = self._subscription = None
 
     def _subscribe(self, overriding: QoSOverridingOptions | None) -> Any:
-        return self._node.create_subscription(
-            self._kind,
-            self._topic,
-            self._callback,
-            self._profile,
+        return subscribe(
+            self._node,
+            self._incompatible,
+            msg_type=self._kind,
+            topic=self._topic,
+            callback=self._callback,
+            qos_profile=self._profile,
             callback_group=self._group,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._incompatible),
             qos_overriding_options=overriding,
         )
 
@@ -117,7 +122,7 @@ class AdaptiveSubscription:
             f"a publisher of {self._topic} offers an incompatible QoS ({policy}): set "
             f"ingest.reliability or qos_overrides.{self._topic}.subscription.*"
         )
-        self._node.get_logger().warning(text)
+        self._qos_report.add(self._topic, text)
         self._report(text)
 
     def _adapt(self) -> None:
@@ -144,7 +149,9 @@ class CameraInputs:
         calibration: Calibration,
         worker: MappingWorker,
         callback_group: Any,
+        qos_report: QosReport,
     ) -> None:
+        self._qos_report = qos_report
         self._node = node
         self._calibration = calibration
         self._worker = worker
@@ -175,18 +182,41 @@ class CameraInputs:
                 reliability,
                 group,
                 report,
+                self._qos_report,
             ),
             AdaptiveSubscription(
                 self._node,
                 CameraInfo,
                 str(self._node.resolve_topic_name(camera.info_topic)),
-                functools.partial(self._calibration.take_info, name),
+                functools.partial(self._info, name),
                 reliability,
                 group,
                 report,
+                self._qos_report,
             ),
         ]
+        if camera.depth_topic:
+            depth_topic = str(self._node.resolve_topic_name(camera.depth_topic))
+            self._subscriptions.append(
+                AdaptiveSubscription(
+                    self._node,
+                    CompressedImage if depth_topic.endswith("/compressed") else Image,
+                    depth_topic,
+                    functools.partial(self._depth, name),
+                    reliability,
+                    group,
+                    report,
+                    self._qos_report,
+                )
+            )
         monitor.restart()
+
+    def _depth(self, name: str, message: Any) -> None:
+        try:
+            self._worker.offer_depth(any_image_from_message(message, name))
+        except SourceError as error:
+            self._monitors[name].fault = str(error)
+            self._worker.drop("unreadable depth", str(error))
 
     def _image(self, name: str, message: Any) -> None:
         monitor = self._monitors[name]
@@ -199,6 +229,20 @@ class CameraInputs:
             monitor.fault = str(error)
             self._worker.drop("unreadable image", str(error))
             return
-        monitor.arrived(image.stamp_ns)
+        except Exception as error:
+            # A message that nobody thought of must not end the process with its callback.
+            monitor.fault = f"internal error, see the log: {type(error).__name__}"
+            self._worker.drop("internal error")
+            self._node.get_logger().error(traceback.format_exc())
+            return
+        now_ns = self._node.get_clock().now().nanoseconds
+        monitor.arrived(image.stamp_ns, now_ns or None)  # 0: /clock has not come yet
         self._calibration.take_image(name, image.frame_id, time.monotonic())
         self._worker.offer(image)
+
+    def _info(self, name: str, message: Any) -> None:
+        try:
+            self._calibration.take_info(name, message)
+        except Exception as error:  # as above
+            self._monitors[name].fault = f"internal error, see the log: {type(error).__name__}"
+            self._node.get_logger().error(traceback.format_exc())

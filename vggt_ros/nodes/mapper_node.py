@@ -13,33 +13,38 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from vggt_ros.config import CameraConfig, Config
-from vggt_ros.errors import ConfigError, VggtRosError, nearest
+from vggt_ros.config import Config
+from vggt_ros.errors import ConfigError, VggtRosError
 from vggt_ros.mapping.settings import check_settings
+from vggt_ros.mapping.updates import check_crop
 from vggt_ros.msg import MapStatus
-from vggt_ros.nodes import parameters, qos
+from vggt_ros.nodes import parameters
 from vggt_ros.nodes.calibration import Calibration, with_rig_topics
+from vggt_ros.nodes.camera_monitor import CameraMonitor
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.inputs import CameraInputs, image_topic
+from vggt_ros.nodes.mapper_parameters import check_least_cameras, declare_mapper
 from vggt_ros.nodes.mapper_services import MapperServices
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
-from vggt_ros.nodes.status import CameraMonitor, diagnostics, map_status
+from vggt_ros.nodes.qos_events import QosReport
+from vggt_ros.nodes.reports import Look, Reports
+from vggt_ros.nodes.rig_check import RigChecker
+from vggt_ros.nodes.side_outputs import SideOutputs
 from vggt_ros.nodes.transforms import Frames, listen
-from vggt_ros.nodes.worker import Health, MappingWorker
+from vggt_ros.nodes.worker import MappingWorker, RigInTf
 from vggt_ros.parameters.tree import flatten
 from vggt_ros.pipeline.ingest import Ingest
-from vggt_ros.rig import Rig, load_rig
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-
-DIAGNOSTICS_PERIOD_S = 1.0
+ERROR = TransitionCallbackReturn.ERROR
 
 STOP_TIMEOUT_S = 3.0
 """A step in hand is waited for so long; launch sends SIGTERM after 5 s."""
@@ -82,8 +87,10 @@ class Mapper(LifecycleNode):
         self._stop = stop
         self._pipeline_factory = pipeline_factory
         self._finished = True
-        self._rig: Rig | None = None
-        self._config = self._declare_parameters()
+        self._error = ""
+        """Why the node went to error processing; forgotten when it is configured again."""
+        self._qos_report = QosReport(self.get_logger())
+        self._config, self._rig = declare_mapper(self)
         self._frames: Frames | None = None
         self._outputs: Outputs | None = None
         self._worker: MappingWorker | None = None
@@ -92,6 +99,7 @@ class Mapper(LifecycleNode):
         self._calibration: Calibration | None = None
         self._jump_handle: Any = None
         self._map_timer: Any = None
+        self._side_outputs: SideOutputs | None = None
         self._resolved = with_rig_topics(self._config, self._rig)
         self._monitors = self._make_monitors()
         self._state = MapStatus.STATE_UNCONFIGURED
@@ -100,7 +108,19 @@ class Mapper(LifecycleNode):
         # Not the node's clock: with a /clock that stands still nothing would be reported.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._create_reports()
+        self._answer_impossible_transitions()
+        self._failed_guard = self.create_guard_condition(self._leave_failed)
+        self._rig_checker = RigChecker(
+            self, lambda: self._worker, lambda: self._resolved, lambda: self._frames
+        )
+        self._reports = Reports(
+            self,
+            self._look,
+            self._qos_report,
+            self._rig_checker,
+            self._timers_group,
+            self._steady,
+        )
         self._answers = MapperServices(
             self, lambda: self._worker, lambda: self._inputs is not None
         )
@@ -125,30 +145,79 @@ class Mapper(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the map stays."""
-        done = self._transition("deactivate", self._unsubscribe)
+        if self._has_failed():
+            return ERROR
+        done = self._transition("deactivate", self._unsubscribe, failed=ERROR)
         return super().on_deactivate(state) if done == SUCCESS else done
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything."""
-        return self._transition("cleanup", self._free)
+        if self._has_failed():
+            return ERROR
+        return self._transition("cleanup", self._free, failed=ERROR)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything."""
-        return self._transition("shutdown", self._free)
+        return self._transition("shutdown", self._free, failed=ERROR)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything."""
-        return self._transition("error processing", self._free)
+        """Free everything; where this ends is the parameter `after_error`."""
+        self.get_logger().error(f"error processing: {self._error}")
+        done = self._transition("error processing", self._free)
+        policy = self._config.after_error
+        if policy == "exit":
+            self.exit_code = 1
+            self._stop.set()
+        return FAILURE if policy == "finalized" else done
 
     def close(self) -> bool:
         """Stop threads and free everything, whatever the state."""
         self._free()
-        return self._finished
+        return self._finished and not self._rig_checker.busy
+
+    def _answer_impossible_transitions(self) -> None:
+        """A request such as to activate what is active: rclpy's error would end the process."""
+        service = self._service_change_state
+        change_state = service.callback
+
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except RCLError as error:
+                asked = request.transition.label or request.transition.id
+                state = self._state_machine.current_state[1]
+                self.get_logger().warning(
+                    f"transition {asked} is refused: impossible from '{state}': {error}"
+                )
+                response.success = False
+                return response
+
+        service.callback = answer
+
+    def _has_failed(self) -> bool:
+        """Whether the mapping thread has ended by itself; then that is why we go on to errors."""
+        if self._worker is None or not self._worker.failure:
+            return False
+        self._error = self._worker.failure
+        return True
+
+    def _leave_failed(self) -> None:
+        """The mapping thread has ended: by way of a transition that fails to error processing."""
+        if not self._has_failed():
+            return
+        if self._inputs is not None:
+            self.trigger_deactivate()
+        else:
+            self.trigger_cleanup()
 
     def _transition(
-        self, name: str, action: Callable[[], None], undo: Callable[[], None] | None = None
+        self,
+        name: str,
+        action: Callable[[], None],
+        undo: Callable[[], None] | None = None,
+        failed: TransitionCallbackReturn = FAILURE,
     ) -> TransitionCallbackReturn:
-        """Log what goes wrong and return FAILURE; rclpy swallows exceptions of transitions."""
+        """Log what goes wrong and return `failed`; rclpy swallows exceptions of transitions."""
         try:
             action()
         except Exception as error:
@@ -156,35 +225,54 @@ class Mapper(LifecycleNode):
                 self.get_logger().error(f"{name} failed: {error}")
             else:
                 self.get_logger().error(f"{name} failed:\n{traceback.format_exc()}")
+            if failed == ERROR:
+                self._error = f"{name} failed: {type(error).__name__}: {error}"
             if undo is not None:
                 undo()
-            return FAILURE
+            return failed
         self.get_logger().info(f"{name}: done")
         return SUCCESS
 
     def _configure(self) -> None:
+        self._error = ""
+        self._reports.start_anew()
         self._resolved = with_rig_topics(self._config, self._rig)
         self._monitors = self._make_monitors()
         config = self._resolved
+        check_crop(config.crop)
         self.get_logger().info(f"configuration: {dataclasses.asdict(config)}")
         pipeline = self._pipeline_factory(config)
         pipeline.load_calibration()
         self._prepare(pipeline)
         self._pipeline = pipeline
-        self._frames = listen(self, self._inputs_group)
-        self._outputs = Outputs(self, config, self._frames)
+        frames = listen(self, self._inputs_group, config.frame.tf_history_s)
+        self._frames = frames
+        self._outputs = Outputs(self, config, frames, self._qos_report, self._timers_group)
         self._calibration = Calibration(
             config, self._rig, self._frames, self._config.calibration_wait_s
         )
         self._worker = MappingWorker(
             pipeline,
-            Ingest(config.cameras, {}, config.ingest),
+            Ingest(
+                config.cameras,
+                {},
+                config.ingest,
+                [name for name in config.cameras if config.camera[name].depth_topic],
+            ),
             self._calibration,
             self._outputs.scene_found,
             self._outputs.set_mapped,
-            self._outputs.cleared,
+            self._cleared,
+            RigInTf(frames.lookup_at, frames.forget_moving, self._now_ns)
+            if config.motion == "tf"
+            else None,
+            max_internal_errors=config.max_internal_errors,
+            on_failure=self._failed_guard.trigger,
         )
         self._worker.start()
+        self._side_outputs = SideOutputs(
+            self, config, lambda: self._worker, self._timers_group, self._steady
+        )
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=None,
@@ -194,6 +282,12 @@ class Mapper(LifecycleNode):
             post_callback=self._on_clock_jump,
         )
         self._state = MapStatus.STATE_INACTIVE
+
+    def _cleared(self) -> None:
+        """From the worker thread: the map has begun anew."""
+        for outputs in (self._outputs, self._side_outputs):
+            if outputs is not None:
+                outputs.cleared()
 
     def _prepare(self, pipeline: Any) -> None:
         """Compile and warm up in a thread of its own, for a signal must still end the process."""
@@ -226,11 +320,16 @@ class Mapper(LifecycleNode):
             self._calibration,
             self._worker,
             self._inputs_group,
+            self._qos_report,
         )
         self._make_map_timer()
+        if self._side_outputs is not None:
+            self._side_outputs.start()
         self._state = MapStatus.STATE_BOOTSTRAPPING
 
     def _unsubscribe(self) -> None:
+        if self._side_outputs is not None:
+            self._side_outputs.stop()
         if self._map_timer is not None:
             self.destroy_timer(self._map_timer)
             self._map_timer = None
@@ -240,32 +339,73 @@ class Mapper(LifecycleNode):
         if self._worker is not None:
             self._worker.flush()
             self._worker.pause(False)
+        self._forget_destroyed()
         self._state = MapStatus.STATE_INACTIVE
 
+    def _forget_destroyed(self) -> None:
+        """Rclpy's callback groups keep a weak reference to all that was ever in them."""
+        for group in (self.default_callback_group, self._inputs_group, self._timers_group):
+            dead = [entity for entity in list(group.entities) if entity() is None]
+            group.entities.difference_update(dead)
+
     def _free(self) -> None:
-        self._unsubscribe()
-        if self._jump_handle is not None:
-            self._jump_handle.unregister()
-            self._jump_handle = None
-        if self._worker is not None:
-            idle = self._worker.stop(STOP_TIMEOUT_S)
-            if idle:
-                self._save_calibration(self._worker.pipeline)
-            else:  # it still computes; its engines end with the process
-                self._pipeline = None
-            self._finished = idle and self._finished
-            self._worker = None
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
-        if self._outputs is not None:
-            self._finished = self._outputs.close() and self._finished
-            self._outputs = None
-        if self._frames is not None:
-            self._frames.close()
-            self._frames = None
+        """Free everything, also where one part fails; then its error is raised at the end."""
+        failures: list[Exception] = []
+        for part in (
+            self._unsubscribe,
+            self._free_clock,
+            self._free_worker,
+            self._free_pipeline,
+            self._free_outputs,
+            self._free_side_outputs,
+            self._free_frames,
+        ):
+            try:
+                part()
+            except Exception as error:  # raised below
+                failures.append(error)
         self._calibration = None
+        self._rig_checker.forget()
+        self._forget_destroyed()
         self._state = MapStatus.STATE_UNCONFIGURED
+        if failures:
+            raise failures[0]
+
+    def _free_clock(self) -> None:
+        handle, self._jump_handle = self._jump_handle, None
+        if handle is not None:
+            handle.unregister()
+
+    def _free_worker(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        idle = worker.stop(STOP_TIMEOUT_S)
+        self._finished = idle and self._finished
+        if idle:
+            self._save_calibration(worker.pipeline)
+        else:  # it still computes; its engines end with the process
+            self._pipeline = None
+
+    def _free_pipeline(self) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
+
+    def _free_outputs(self) -> None:
+        outputs, self._outputs = self._outputs, None
+        if outputs is not None:
+            self._finished = outputs.close() and self._finished
+
+    def _free_side_outputs(self) -> None:
+        side_outputs, self._side_outputs = self._side_outputs, None
+        if side_outputs is not None:
+            self._finished = side_outputs.close() and self._finished
+
+    def _free_frames(self) -> None:
+        frames, self._frames = self._frames, None
+        if frames is not None:
+            frames.close()
 
     def _save_calibration(self, pipeline: Any) -> None:
         try:
@@ -283,35 +423,6 @@ class Mapper(LifecycleNode):
 
     # --- parameters ----------------------------------------------------------------------------
 
-    def _declare_parameters(self) -> MapperConfig:
-        defaults = MapperConfig()
-        rig_file = parameters.read_override(self, "rig_file", defaults.rig_file)
-        names = parameters.read_override(self, "cameras", defaults.cameras)
-        if rig_file:
-            self._rig = load_rig(rig_file)
-            for name in names:
-                if name not in self._rig.names:
-                    raise ConfigError(
-                        f"parameter 'cameras': '{name}' is not in {rig_file}"
-                        f"{nearest(name, self._rig.names)}, which has {', '.join(self._rig.names)}"
-                    )
-            names = names or list(self._rig.names)
-        parameters.check_camera_names(names)
-        tree = dataclasses.replace(defaults, camera={name: CameraConfig() for name in names})
-        config = parameters.declare(
-            self, tree, read_only=("cameras", "camera.", "rig_file", "autostart")
-        )
-        if not names:
-            raise ConfigError(
-                "parameter 'cameras': expected one camera name or more, or a rig_file; got none"
-            )
-        if config.ingest.min_cameras > len(names):
-            raise ConfigError(
-                f"parameter 'ingest.min_cameras': expected at most the {len(names)} cameras, "
-                f"got {config.ingest.min_cameras}"
-            )
-        return config
-
     def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
         configured = self._state != MapStatus.STATE_UNCONFIGURED
         result = parameters.check_changes(self._config, changes, configured)
@@ -320,22 +431,29 @@ class Mapper(LifecycleNode):
             config = parameters.replace_leaves(self._config, values)
             try:
                 check_settings(config.map)
+                check_least_cameras(config, config.cameras)
+                check_crop(config.crop)
             except ConfigError as error:
                 return SetParametersResult(successful=False, reason=str(error))
             self._config = config
             if configured:
                 self._apply(parameters.replace_leaves(self._resolved, values))
+            else:
+                self._reports.set_rate(config.publish.status_rate_hz)
         return result
 
     def _apply(self, config: MapperConfig) -> None:
         """Run-time changes to everything that is running."""
         rate_changed = config.publish.map_rate_hz != self._resolved.publish.map_rate_hz
         self._resolved = config
+        self._reports.set_rate(config.publish.status_rate_hz)
         if self._outputs is not None:
             self._outputs.config = config
+        if self._side_outputs is not None:
+            self._side_outputs.set_config(config)
         if self._worker is not None:
-            pipeline = self._worker.pipeline
-            self._worker.post(lambda: pipeline.set_config(config))
+            self._worker.max_internal_errors = config.max_internal_errors
+            self._worker.set_config(config)
         if rate_changed and self._map_timer is not None:
             self._make_map_timer()
 
@@ -347,41 +465,18 @@ class Mapper(LifecycleNode):
             CameraMonitor(name, image_topic(self, config.camera[name])) for name in config.cameras
         ]
 
-    def _create_reports(self) -> None:
-        self._status_publisher = self.create_publisher(
-            MapStatus, "~/status", qos.reliable(), qos_overriding_options=qos.overridable()
-        )
-        self._diagnostics_publisher = self.create_publisher(
-            DiagnosticArray, "/diagnostics", qos.reliable()
-        )
-        for period_s, callback in (
-            (1.0 / self._config.publish.status_rate_hz, self._publish_status),
-            (DIAGNOSTICS_PERIOD_S, self._publish_diagnostics),
-        ):
-            self.create_timer(
-                period_s, callback, callback_group=self._timers_group, clock=self._steady
-            )
-
-    def _status(self) -> tuple[MapStatus, Health]:
-        worker = self._worker
+    def _look(self) -> Look:
+        """How things are now, for the reports."""
+        worker, outputs = self._worker, self._outputs
         health = worker.health if worker is not None else Health()
         state = self._state
         if state == MapStatus.STATE_BOOTSTRAPPING:
             state = _STATES[health.state]
             if worker is not None and worker.paused:
                 state = MapStatus.STATE_PAUSED
-        now_ns = self.get_clock().now().nanoseconds
-        return map_status(state, health, self._monitors, self._resolved, now_ns), health
-
-    def _publish_status(self) -> None:
-        self._status_publisher.publish(self._status()[0])
-
-    def _publish_diagnostics(self) -> None:
-        status, health = self._status()
-        now_ns = self.get_clock().now().nanoseconds
-        self._diagnostics_publisher.publish(
-            diagnostics(self.get_name(), status, self._monitors, health, now_ns)
-        )
+        if outputs is not None and outputs.errors:
+            health = dataclasses.replace(health, publishing_errors=outputs.errors)
+        return Look(state, health, self._monitors, self._resolved, self._error)
 
     def _make_map_timer(self) -> None:
         if self._map_timer is not None:
@@ -393,6 +488,9 @@ class Mapper(LifecycleNode):
             clock=self._steady,
         )
 
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
     def _request_map(self) -> None:
         outputs, worker = self._outputs, self._worker
         if outputs is not None and worker is not None:
@@ -402,4 +500,4 @@ class Mapper(LifecycleNode):
         if self._worker is not None and self._frames is not None:
             self.get_logger().warning("the clock jumped back: scene and map are reset")
             self._frames.forget_moving()
-            self._worker.reset()
+            self._worker.clock_jumped()

@@ -9,13 +9,13 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
-from vggt_ros.nodes import exporting
+from vggt_ros.nodes import archiving, exporting
 from vggt_ros.nodes.worker import MappingWorker
-from vggt_ros.srv import ExportMap
+from vggt_ros.srv import ExportMap, LoadMap, SaveMap
 
 
 class MapperServices:
-    """`~/export_map`, `~/bootstrap`, `~/reset` and `~/pause`.
+    """`~/export_map`, `~/save_map`, `~/load_map`, `~/bootstrap`, `~/reset` and `~/pause`.
 
     They run beside images and timers, in a callback group of their own.
 
@@ -40,6 +40,8 @@ class MapperServices:
             (Trigger, "~/bootstrap", self._on_bootstrap),
             (Trigger, "~/reset", self._on_reset),
             (SetBool, "~/pause", self._on_pause),
+            (SaveMap, "~/save_map", self._on_save_map),
+            (LoadMap, "~/load_map", self._on_load_map),
         ):
             node.create_service(kind, name, callback, callback_group=group)
 
@@ -77,15 +79,40 @@ class MapperServices:
     ) -> Trigger.Response:
         worker = self._get_worker()
         if not self._refuse(response, active) and worker is not None:
+            health = worker.health
             worker.reset()
             response.success = True
-            response.message = f"accepted: {text}; see ~/status"
+            response.message = (
+                f"accepted: {text} ({health.map_points} points, {health.sets_used} sets mapped "
+                "so far); see ~/status"
+            )
         return response
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         worker = self._get_worker()
         if not self._refuse(response, active=True) and worker is not None:
-            worker.pause(request.data)
+            waited = worker.pause(request.data)
+            dropped = worker.health.dropped.get("paused", 0)
             response.success = True
-            response.message = "paused" if request.data else "mapping goes on"
+            response.message = (
+                f"paused; {waited} images that waited are dropped"
+                if request.data
+                else f"mapping goes on; {dropped} images were dropped while paused"
+            )
+        return response
+
+    def _on_save_map(
+        self, request: SaveMap.Request, response: SaveMap.Response
+    ) -> SaveMap.Response:
+        worker = self._get_worker()
+        if not self._refuse(response, active=False) and worker is not None:
+            archiving.answer_save(request, response, worker)
+        return response
+
+    def _on_load_map(
+        self, request: LoadMap.Request, response: LoadMap.Response
+    ) -> LoadMap.Response:
+        worker = self._get_worker()
+        if not self._refuse(response, active=False) and worker is not None:
+            archiving.answer_load(request, response, worker, self._is_active())
         return response

@@ -2,10 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vggt_ros.config import Config, parameter
 from vggt_ros.sources.open_source import KINDS
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """`diagnostics.*`: from where on `/diagnostics` warns; docs/diagnostics.md has the texts."""
+
+    silent_after_s: float = parameter(
+        2.0, "a camera without an image for so long is an error", unit="s", low=0.1, runtime=True
+    )
+    min_rate_hz: float = parameter(
+        0.0, "slower cameras are a warning; 0: none", unit="Hz", low=0.0, runtime=True
+    )
+    max_stamp_age_s: float = parameter(
+        1.0, "older stamps on arrival are a warning", unit="s", low=0.0, runtime=True
+    )
+    max_clock_offset_s: float = parameter(
+        0.1,
+        "a camera whose stamps are farther behind or ahead of the others' is a warning",
+        unit="s",
+        low=0.001,
+        runtime=True,
+    )
+    max_skew_ms: float = parameter(
+        15.0,
+        "a larger median distance from the stamps of its sets is a warning",
+        unit="ms",
+        low=0.0,
+        runtime=True,
+    )
+    max_drops: float = parameter(
+        0.2, "a larger part of the images dropped is a warning", low=0.0, high=1.0, runtime=True
+    )
+    no_sets_after_s: float = parameter(
+        5.0, "images without a set for so long are a warning", unit="s", low=0.5, runtime=True
+    )
+    min_overlap: float = parameter(
+        0.1,
+        "less of a view seen by another one, median over the cameras, is a warning with "
+        "plane_sweep",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
+    min_inliers: float = parameter(
+        0.3,
+        "less of a camera's depth that agrees with the map is a warning",
+        low=0.0,
+        high=1.0,
+        runtime=True,
+    )
+    max_scale_drift: float = parameter(
+        0.05, "more relative change of the scale is a warning", low=0.0, runtime=True
+    )
+    max_memory: float = parameter(
+        0.9, "a larger part of map.budget_mb in use is a warning", low=0.0, high=1.0, runtime=True
+    )
+    max_step_s: float = parameter(
+        60.0, "a set that is being mapped for longer is a warning", unit="s", low=1.0, runtime=True
+    )
 
 
 @dataclass(frozen=True)
@@ -22,6 +81,22 @@ class MapperConfig(Config):
         low=0.0,
         high=600.0,
     )
+    max_internal_errors: int = parameter(
+        3,
+        "sets in a row that may fail for a fault of the program itself; one more stops mapping "
+        "and brings the node to error processing",
+        low=0,
+        high=1000,
+        runtime=True,
+    )
+    after_error: str = parameter(
+        "unconfigured",
+        "where error processing ends; unconfigured: it can be configured again; finalized: it "
+        "cannot; exit: the process ends with exit code 1, for a launch file that respawns it",
+        choices=("unconfigured", "finalized", "exit"),
+        runtime=True,
+    )
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
 
 
 @dataclass(frozen=True)
@@ -94,4 +169,20 @@ class CameraSourceConfig:
         unit="s",
         low=0.0,
         high=3600.0,
+    )
+    frame_prefix: str = parameter(
+        "", "before the names of the rig's and the images' frames, such as robot1/"
+    )
+    num_cams: int = parameter(0, "at most the first so many cameras; 0: all", low=0, high=64)
+    random_views: int = parameter(
+        0, "so many cameras, drawn with seed; 0: not drawn; not with views", low=0, high=64
+    )
+    seed: int = parameter(42, "of random_views", low=0)
+    start_set: int = parameter(0, "videos: begin with this set", low=0)
+    idle_s: float = parameter(
+        30.0,
+        "images_live ends when nothing has come for so long",
+        unit="s",
+        low=0.1,
+        high=86_400.0,
     )

@@ -55,7 +55,7 @@ def run(
         make_node: gets `stop`, which the node may set itself to end the process.
         stop: from `catch_signals`.
         args: command line; None: that of the process.
-        threads: callbacks that may run at the same time.
+        threads: callbacks that may run at the same time; subscriptions have the spinning thread.
 
     Returns:
         The exit code: that of the node, 2 for wrong parameters, 1 for another error of ours.
@@ -63,12 +63,14 @@ def run(
     if stop.is_set():
         return 0
     import rclpy
-    from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+    from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
+
+    from vggt_ros.nodes.executors import InputsFirstExecutor
 
     if not _initialise(rclpy, sys.argv if args is None else args, SignalHandlerOptions.NO):
         return EXIT_BAD_PARAMETERS
-    executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
+    executor = SingleThreadedExecutor() if threads == 1 else InputsFirstExecutor(threads)
     node: Any = None
     handler: logging.Handler | None = None
     finished = True

@@ -1,95 +1,19 @@
-"""`~/status` and `/diagnostics` from what the worker and the subscriptions know."""
+"""`~/status` from what the worker and the subscriptions know."""
 
 from __future__ import annotations
 
 import math
-import threading
-import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from collections.abc import Iterable, Sequence
 
 from vggt_ros.config import Config
 from vggt_ros.msg import CameraStatus, DropCount, MapStatus
+from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.conversions import pose_message, time_message
-from vggt_ros.nodes.worker import Health
-from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import ScaleSource
-
-RATE_WINDOW_S = 5.0
-"""The rate of a camera is that of the last seconds."""
-
-SILENT_S = 2.0
-"""A camera that sent nothing for so long is an error in the diagnostics."""
-
-FAULT_SHOWN_S = 10.0
-"""A fault that is over is shown for so long."""
+from vggt_ros.nodes.health import Health
+from vggt_ros.pipeline.report import map_frame
 
 _MODELS = {"invdepth_scale_shift": "disparity", "": "none"}
 """`DepthAlignment.model` in the words of CameraStatus.msg where they differ."""
-
-
-class CameraMonitor:
-    """Counts what one camera sends; used by callbacks and timers of several threads."""
-
-    def __init__(self, name: str, topic: str) -> None:
-        self.name = name
-        self.topic = topic
-        self.received = 0
-        self.last_stamp_ns = 0
-        self._fault = ""
-        self._fault_s = 0.0
-        self._arrivals: deque[float] = deque(maxlen=1000)
-        self._since_s = time.monotonic()
-        self._lock = threading.Lock()
-
-    @property
-    def fault(self) -> str:
-        """The last message that could not be used, or an incompatible QoS.
-
-        Forgotten when images still arrive `FAULT_SHOWN_S` later.
-        """
-        with self._lock:
-            if self._arrivals and self._arrivals[-1] > self._fault_s + FAULT_SHOWN_S:
-                self._fault = ""
-            return self._fault
-
-    @fault.setter
-    def fault(self, text: str) -> None:
-        with self._lock:
-            self._fault, self._fault_s = text, time.monotonic()
-
-    def restart(self) -> None:
-        """Silence counts from now on."""
-        with self._lock:
-            self._since_s = time.monotonic()
-            self._arrivals.clear()
-
-    def arrived(self, stamp_ns: int) -> None:
-        """Count one image."""
-        with self._lock:
-            self.received += 1
-            self.last_stamp_ns = stamp_ns
-            self._arrivals.append(time.monotonic())
-
-    @property
-    def rate_hz(self) -> float:
-        """Images per second over the last `RATE_WINDOW_S`."""
-        with self._lock:
-            now = time.monotonic()
-            while self._arrivals and now - self._arrivals[0] > RATE_WINDOW_S:
-                self._arrivals.popleft()
-            if len(self._arrivals) < 2:
-                return 0.0
-            return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-6)
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the last image, or since the subscription."""
-        with self._lock:
-            last = self._arrivals[-1] if self._arrivals else self._since_s
-            return time.monotonic() - last
 
 
 def map_status(
@@ -100,15 +24,21 @@ def map_status(
     now_ns: int,
 ) -> MapStatus:
     """The message of `~/status`."""
-    message = MapStatus(state=state, detail=health.detail)
-    message.header.stamp = time_message(health.stamp_ns or now_ns)
-    message.header.frame_id = config.frame.map
     scene = health.scene
+    contradiction = scene.scale.contradiction if scene is not None else ""
+    message = MapStatus(state=state, detail=health.detail or contradiction)
+    message.header.stamp = time_message(health.stamp_ns or now_ns)
+    message.header.frame_id = map_frame(config.frame.map, scene)
     if scene is not None:
         message.is_metric = scene.scale.is_metric
         message.scale_value = float(scene.scale.value)
         message.scale_sigma = float(scene.scale.sigma)
-        message.scale_source = scene.scale.source.value
+        message.scale_source = scene.scale.source_name
+    message.scale_drift = float(health.scale_drift)
+    message.motion = config.motion
+    if health.map_from_rig is not None:
+        message.map_from_rig = pose_message(health.map_from_rig)
+    message.keyframes, message.loops = health.keyframes, health.loops
     message.bootstrapper = health.bootstrapper or config.bootstrap
     message.depth_estimator = health.depth_estimator or config.depth
     _name_engines(message, health)
@@ -124,6 +54,8 @@ def map_status(
     message.timing_names = list(health.timings)
     message.timing_ms_p50 = [float(t["p50_ms"]) for t in health.timings.values()]
     message.timing_ms_p95 = [float(t["p95_ms"]) for t in health.timings.values()]
+    message.clock_jumps = health.clock_jumps
+    message.overlap = health.overlap
     return message
 
 
@@ -142,24 +74,18 @@ def _joined(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def _told(engine: EngineInUse) -> str:
-    """One line for the diagnostics."""
-    verified = "verified" if engine.verified else "not verified"
-    return (
-        f"{engine.file} ({engine.model}, licence {engine.licence}), {engine.backend} on "
-        f"{engine.device}, {engine.precision}, {verified}"
-    )
-
-
 def _camera_status(monitor: CameraMonitor, health: Health) -> CameraStatus:
     message = CameraStatus(name=monitor.name, received=monitor.received, rate_hz=monitor.rate_hz)
     message.last_stamp = time_message(monitor.last_stamp_ns)
+    message.stamp_age_s = monitor.stamp_age_s
+    message.skew_ms = health.skews_ms.get(monitor.name, math.nan)
     message.centre_residual_m = message.rotation_residual_rad = math.nan
     message.alignment_model = "none"
     scene = health.scene
     if scene is not None and monitor.name in scene.map_from_camera:
         message.registered = True
-        message.map_from_camera = pose_message(scene.map_from_camera[monitor.name])
+        found = health.map_from_camera.get(monitor.name, scene.map_from_camera[monitor.name])
+        message.map_from_camera = pose_message(found)
         residual = scene.residuals.get(monitor.name)
         if residual is not None:
             message.centre_residual_m = float(residual.centre)
@@ -174,112 +100,3 @@ def _camera_status(monitor: CameraMonitor, health: Health) -> CameraStatus:
         message.alignment_accepted = alignment.accepted
         message.alignment_reason = alignment.reason
     return message
-
-
-_STATE_WORDS = {
-    MapStatus.STATE_UNCONFIGURED: "unconfigured",
-    MapStatus.STATE_INACTIVE: "inactive",
-    MapStatus.STATE_BOOTSTRAPPING: "bootstrapping",
-    MapStatus.STATE_MAPPING: "mapping",
-    MapStatus.STATE_PAUSED: "paused",
-    MapStatus.STATE_FAILED: "failed",
-}
-_LEVELS = {
-    MapStatus.STATE_BOOTSTRAPPING: DiagnosticStatus.WARN,
-    MapStatus.STATE_FAILED: DiagnosticStatus.ERROR,
-}
-
-
-def diagnostics(
-    node_name: str,
-    status: MapStatus,
-    monitors: Sequence[CameraMonitor],
-    health: Health,
-    now_ns: int,
-) -> DiagnosticArray:
-    """The message of `/diagnostics`: one status for the mapper, one per camera."""
-    message = DiagnosticArray()
-    message.header.stamp = time_message(now_ns)
-    word = _STATE_WORDS[status.state]
-    level = _LEVELS.get(status.state, DiagnosticStatus.OK)
-    if status.state == MapStatus.STATE_MAPPING and status.scale_source == ScaleSource.NONE.value:
-        word, level = "mapping without scale: lengths are not metres", DiagnosticStatus.WARN
-    text = f"{word}: {status.detail}" if status.detail else word
-    values = {
-        "state": _STATE_WORDS[status.state],
-        "scale source": status.scale_source,
-        "scale": f"{status.scale_value:.6g} +- {status.scale_sigma:.2g}",
-        "map points": str(status.map_points),
-        "map memory [MB]": f"{status.memory_bytes / 1e6:.1f}",
-        "sets received": str(status.sets_received),
-        "sets used": str(status.sets_used),
-    }
-    values |= {f"engine of {stage}": _told(e) for stage, e in health.engines.items()}
-    values |= {f"dropped: {drop.reason}": str(drop.count) for drop in status.dropped}
-    for name, p50, p95 in zip(
-        status.timing_names, status.timing_ms_p50, status.timing_ms_p95, strict=True
-    ):
-        values[f"{name} p50/p95 [ms]"] = f"{p50:.1f}/{p95:.1f}"
-    message.status = [_diagnostic(f"{node_name}: pipeline", node_name, level, text, values)]
-    active = status.state in (
-        MapStatus.STATE_BOOTSTRAPPING,
-        MapStatus.STATE_MAPPING,
-        MapStatus.STATE_PAUSED,
-        MapStatus.STATE_FAILED,
-    )
-    for camera, monitor in zip(status.cameras, monitors, strict=True):
-        level, text = _camera_level(camera, monitor, health.camera_errors, active)
-        sends = active and level == DiagnosticStatus.OK
-        if sends and health.scene is not None and not camera.registered:
-            level, text = DiagnosticStatus.WARN, f"{text}; {_UNREGISTERED}"
-        values = {
-            "topic": monitor.topic,
-            "received": str(camera.received),
-            "rate [Hz]": f"{camera.rate_hz:.2f}",
-            "registered": str(camera.registered).lower(),
-        }
-        drops = health.camera_drops.get(camera.name, {})
-        values |= {f"dropped: {reason}": str(count) for reason, count in drops.items()}
-        if camera.alignment_reason:
-            verdict = "depth used" if camera.alignment_accepted else "depth refused"
-            values[verdict] = camera.alignment_reason
-        message.status.append(
-            _diagnostic(f"{node_name}: camera {camera.name}", camera.name, level, text, values)
-        )
-    return message
-
-
-_UNREGISTERED = (
-    "without a place in the map, because it was silent or failed in the bootstrap; call "
-    "~/bootstrap to start again with it"
-)
-
-
-def _camera_level(
-    camera: CameraStatus, monitor: CameraMonitor, errors: Mapping[str, str], active: bool
-) -> tuple[bytes, str]:
-    if not active:
-        return DiagnosticStatus.OK, "not subscribed"
-    if camera.name in errors:
-        return DiagnosticStatus.ERROR, errors[camera.name]
-    if monitor.silent_s > SILENT_S:
-        if not camera.received:
-            text = f"no image ever came on {monitor.topic}"
-        else:
-            text = f"no image on {monitor.topic} for {monitor.silent_s:.0f} s"
-        return DiagnosticStatus.ERROR, f"{text}; {monitor.fault}" if monitor.fault else text
-    if monitor.fault:
-        return DiagnosticStatus.WARN, monitor.fault
-    return DiagnosticStatus.OK, f"{camera.rate_hz:.1f} Hz"
-
-
-def _diagnostic(
-    name: str, hardware_id: str, level: bytes, text: str, values: Mapping[str, str]
-) -> DiagnosticStatus:
-    return DiagnosticStatus(
-        name=name,
-        hardware_id=hardware_id,
-        level=level,
-        message=text,
-        values=[KeyValue(key=key, value=value) for key, value in values.items()],
-    )

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import importlib
 import logging
-import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.errors import CalibrationError
 from vggt_ros.geometry import Rigid3
-from vggt_ros.sources.messages import transforms_from_message
+from vggt_ros.sources.messages import stamped_transforms_from_message
+from vggt_ros.sources.transform_buffer import HISTORY_S, TransformBuffer
 
 logger = logging.getLogger(__name__)
 
@@ -29,66 +32,18 @@ def static_qos(depth: int = 1) -> QoSProfile:
     return QoSProfile(depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-class FrameTree:
-    """The newest transform of every child frame; its parent is what came last for it."""
-
-    def __init__(self) -> None:
-        self._parents: dict[str, tuple[str, Rigid3, bool]] = {}
-        self._lock = threading.Lock()
+class FrameTree(TransformBuffer):
+    """A `TransformBuffer` that takes the messages of `/tf` and `/tf_static`."""
 
     def add(self, message: TFMessage, static: bool) -> None:
         """Store the transforms of a message; one with an impossible number is left out whole."""
         try:
-            transforms = list(transforms_from_message(message))
+            transforms = list(stamped_transforms_from_message(message))
         except CalibrationError as error:
             logger.warning("tf: a message is left out: %s", error)
             return
-        with self._lock:
-            for parent, child, parent_from_child in transforms:
-                if parent and child and parent != child:
-                    self._parents[child] = (parent, parent_from_child, static)
-
-    def forget_moving(self) -> None:
-        """Drop what `/tf` brought; for a clock that jumps back."""
-        with self._lock:
-            self._parents = {c: entry for c, entry in self._parents.items() if entry[2]}
-
-    def parent(self, frame: str) -> str | None:
-        """The parent of a frame, None for a root or an unknown frame."""
-        with self._lock:
-            entry = self._parents.get(frame.lstrip("/"))
-        return entry[0] if entry else None
-
-    def top(self, frame: str, below: str) -> str:
-        """The highest ancestor of a frame that is not `below` nor above it."""
-        top = frame.lstrip("/")
-        for ancestor, _ in self._chain(top):
-            if ancestor == below:
-                break
-            top = ancestor
-        return top
-
-    def lookup(self, target: str, source: str) -> Rigid3 | None:
-        """`target_from_source` of the newest transforms, None where the tree does not know."""
-        target, source = target.lstrip("/"), source.lstrip("/")
-        up_source = dict(self._chain(source))
-        for frame, ancestor_from_target in self._chain(target):
-            if frame in up_source:
-                return ancestor_from_target.inverse() @ up_source[frame]
-        return None
-
-    def _chain(self, frame: str) -> list[tuple[str, Rigid3]]:
-        """Ancestors from `frame` up, each with `ancestor_from_frame`; a loop ends it."""
-        chain = [(frame, Rigid3.identity())]
-        seen = {frame}
-        with self._lock:
-            while (entry := self._parents.get(chain[-1][0])) is not None:
-                parent, parent_from_child, _ = entry
-                if parent in seen:
-                    break
-                seen.add(parent)
-                chain.append((parent, parent_from_child @ chain[-1][1]))
-        return chain
+        for parent, child, parent_from_child, stamp_ns in transforms:
+            self.insert(parent, child, parent_from_child, stamp_ns, static)
 
 
 class Frames(Protocol):
@@ -98,8 +53,12 @@ class Frames(Protocol):
         """`target_from_source`, newest; None where the tree does not know."""
         ...
 
-    def top(self, frame: str, below: str) -> str:
-        """The highest ancestor of a frame that is not `below` nor above it."""
+    def lookup_at(self, target: str, source: str, stamp_ns: int) -> Rigid3 | str:
+        """`target_from_source` at an instant, interpolated, or why there is none."""
+        ...
+
+    def top(self, frame: str, *below: str) -> str:
+        """The highest ancestor of a frame that is none of `below` nor above them."""
         ...
 
     def parent(self, frame: str) -> str | None:
@@ -115,20 +74,24 @@ class Frames(Protocol):
         ...
 
 
-def listen(node: Node, callback_group: Any = None) -> Frames:
+def listen(
+    node: Node, callback_group: Any = None, history_s: float = HISTORY_S
+) -> OwnFrames | Tf2Frames:
     """Follow `/tf` and `/tf_static`, by tf2_ros where it is installed."""
     try:
         tf2_ros = importlib.import_module("tf2_ros")
     except ImportError:
-        return OwnFrames(node, callback_group)
-    return Tf2Frames(node, tf2_ros)
+        return OwnFrames(node, callback_group, history_s)
+    return Tf2Frames(node, tf2_ros, history_s)
 
 
 class OwnFrames:
     """`Frames` by subscriptions and a `FrameTree`."""
 
-    def __init__(self, node: Node, callback_group: Any = None) -> None:
-        self.tree = FrameTree()
+    def __init__(
+        self, node: Node, callback_group: Any = None, history_s: float = HISTORY_S
+    ) -> None:
+        self.tree = FrameTree(history_s)
         self._node = node
         self._subscriptions = [
             node.create_subscription(
@@ -153,9 +116,13 @@ class OwnFrames:
         """See `Frames`."""
         return self.tree.lookup(target, source)
 
-    def top(self, frame: str, below: str) -> str:
+    def lookup_at(self, target: str, source: str, stamp_ns: int) -> Rigid3 | str:
         """See `Frames`."""
-        return self.tree.top(frame, below)
+        return self.tree.lookup_at(target, source, stamp_ns)
+
+    def top(self, frame: str, *below: str) -> str:
+        """See `Frames`."""
+        return self.tree.top(frame, *below)
 
     def parent(self, frame: str) -> str | None:
         """See `Frames`."""
@@ -175,27 +142,31 @@ class OwnFrames:
 class Tf2Frames:
     """`Frames` by tf2_ros."""
 
-    def __init__(self, node: Node, tf2_ros: Any) -> None:
+    def __init__(self, node: Node, tf2_ros: Any, history_s: float = HISTORY_S) -> None:
         self._tf2_ros = tf2_ros
-        self._buffer = tf2_ros.Buffer(node=node)
+        self._buffer = tf2_ros.Buffer(cache_time=Duration(seconds=history_s), node=node)
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
     def lookup(self, target: str, source: str) -> Rigid3 | None:
         """See `Frames`."""
-        from rclpy.time import Time
+        found = self.lookup_at(target, source, 0)  # tf2: the newest
+        return None if isinstance(found, str) else found
 
+    def lookup_at(self, target: str, source: str, stamp_ns: int) -> Rigid3 | str:
+        """See `Frames`. It never waits, which tf2 would do in this thread."""
+        time = Time(nanoseconds=stamp_ns)
         try:
-            found = self._buffer.lookup_transform(target.lstrip("/"), source.lstrip("/"), Time())
-        except self._tf2_ros.TransformException:
-            return None
+            found = self._buffer.lookup_transform(target.lstrip("/"), source.lstrip("/"), time)
+        except self._tf2_ros.TransformException as error:
+            return str(error)
         t, q = found.transform.translation, found.transform.rotation
         return Rigid3.from_quaternion((q.x, q.y, q.z, q.w), (t.x, t.y, t.z))
 
-    def top(self, frame: str, below: str) -> str:
+    def top(self, frame: str, *below: str) -> str:
         """See `Frames`."""
         top, seen = frame.lstrip("/"), set()
         parents = self._parents()
-        while top not in seen and parents.get(top, below) != below:
+        while top not in seen and top in parents and parents[top] not in below:
             seen.add(top)
             top = parents[top]
         return top
@@ -213,7 +184,8 @@ class Tf2Frames:
         return {child: entry["parent"] for child, entry in frames.items()}
 
     def forget_moving(self) -> None:
-        """tf2_ros clears its buffer by itself when it meets a jump back."""
+        """See `Frames`; what is fixed survives it in tf2."""
+        self._buffer.clear()
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -242,3 +214,28 @@ class StaticBroadcaster:
     def close(self) -> None:
         """Late joiners get nothing any more."""
         self._node.destroy_publisher(self._publisher)
+
+
+class MovingBroadcaster:
+    """Publishes `/tf`, while the node is active."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._publisher: Any = node.create_lifecycle_publisher(
+            TFMessage, "/tf", QoSProfile(depth=100)
+        )
+        self._children: set[str] = set()
+
+    def send(self, transforms: Sequence[TransformStamped]) -> None:
+        """Publish transforms of one instant."""
+        self._children.update(transform.child_frame_id for transform in transforms)
+        self._publisher.publish(TFMessage(transforms=list(transforms)))
+
+    @property
+    def children(self) -> frozenset[str]:
+        """Frames that this broadcaster has given a parent."""
+        return frozenset(self._children)
+
+    def close(self) -> None:
+        """Stop."""
+        self._node.destroy_lifecycle_publisher(self._publisher)

@@ -1,22 +1,25 @@
-"""The threads around the pipeline: one that maps, one that publishes.
+"""The thread that maps.
 
 The algorithm has no threads. Callbacks of ROS only put images into the queues of ingest; one
 worker thread takes sets out, decodes and maps them; what it makes goes into slots that keep the
-latest only, from which a second thread publishes.
+latest only, from which a second thread publishes (`latest_publisher.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from vggt_ros.config import Config
 from vggt_ros.errors import (
     AlignmentError,
     CalibrationError,
@@ -24,10 +27,17 @@ from vggt_ros.errors import (
     EngineError,
     VggtRosError,
 )
-from vggt_ros.nodes.calibration import Calibrated, Calibration
+from vggt_ros.geometry import Rigid3
+from vggt_ros.nodes.calibration import Calibrated, Calibration, rig_from_cameras
+from vggt_ros.nodes.health import Health
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
-from vggt_ros.pipeline.stages import EngineInUse
-from vggt_ros.types import AlignedScene, DepthAlignment, StampedImage
+from vggt_ros.pipeline.rig_overlap import rig_overlap
+from vggt_ros.pipeline.waiting_sets import WaitingSets
+from vggt_ros.rig import Rig
+from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
+
+if TYPE_CHECKING:  # it brings the kernels of the map along
+    from vggt_ros.pipeline.archive import SavedMap
 
 logger = logging.getLogger(__name__)
 
@@ -36,30 +46,40 @@ T = TypeVar("T")
 _IDLE_S = 0.1
 """Longest sleep of a thread that has nothing to do."""
 
+_TF_POLL_S = 0.01
+"""Sleep while a set waits for a transform: tf2 tells nobody when one has come."""
+_ARRIVALS = 1000
+"""Images whose time of arrival is kept, for the latency: what 64 full queues hold."""
+
 _REPEAT_WARNING_S = 5.0
 """A fault that repeats is logged this often; all of them are counted."""
 
 
 @dataclass(frozen=True, eq=False)
-class Health:
-    """What the worker last knew, replaced as a whole; read by other threads."""
+class Motion:
+    """What a set has told of where a moving rig was."""
 
-    stamp_ns: int = 0
-    state: str = "collecting"
-    detail: str = ""
-    scene: AlignedScene | None = None
-    bootstrapper: str = ""
-    depth_estimator: str = ""
-    engines: Mapping[str, EngineInUse] = field(default_factory=dict)
-    map_points: int = 0
-    memory_bytes: int = 0
-    sets_received: int = 0
-    sets_used: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    camera_drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    camera_errors: Mapping[str, str] = field(default_factory=dict)
-    alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
-    timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    places: tuple[tuple[int, Rigid3], ...]
+    """Stamp and `map_from_rig` of what was located since the set before, by stamp: this set, and
+    keyframes that waited for their window."""
+    map_from_world: Rigid3 | None
+
+
+@dataclass(frozen=True, eq=False)
+class RigInTf:
+    """How the worker learns where TF says the rig is (motion tf)."""
+
+    lookup: Callable[[str, str, int], Rigid3 | str]
+    """`target_from_source` at a stamp, or why there is none."""
+    forget: Callable[[], None]
+    """Called when the stamps have jumped back."""
+    now_ns: Callable[[], int]
+    """The node's clock."""
+
+
+def world_frame(config: Config) -> str:
+    """The frame in which TF says where the rig is: odometry, or the map of another localiser."""
+    return config.frame.odom or config.frame.map
 
 
 class MappingWorker:
@@ -71,8 +91,12 @@ class MappingWorker:
         calibration: decides when enough of the rig is known.
         on_scene: called in the worker thread after a bootstrap, with the first set mapped.
         on_step: called in the worker thread after a set that was mapped, with whether the map
-            is metric.
+            is metric, and where the rig was if it moves.
         on_cleared: called in the worker thread when the map was reset.
+        tf: of a rig that TF moves; None: no set needs a place.
+        max_internal_errors: sets in a row that may fail for a fault of ours; one more ends the
+            thread.
+        on_failure: called in the worker thread when it ends by itself; `failure` says why.
     """
 
     def __init__(
@@ -81,11 +105,24 @@ class MappingWorker:
         ingest: Ingest,
         calibration: Calibration,
         on_scene: Callable[[AlignedScene, Calibrated, int], None],
-        on_step: Callable[[Any, bool], None],
+        on_step: Callable[[Any, bool, Motion | None], None],
         on_cleared: Callable[[], None],
+        tf: RigInTf | None = None,
+        max_internal_errors: int = 3,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.pipeline = pipeline
-        self.health = Health()
+        self.failure = ""
+        """Why the thread has ended by itself; empty: it has not."""
+        self.max_internal_errors = max_internal_errors
+        self._on_failure = on_failure
+        self._health = Health()
+        self._internal_errors = 0
+        self._errors_in_a_row = 0
+        self._step_since_s: float | None = None
+        self._arrived_s: dict[tuple[str, int], float] = {}
+        self._clock_jumps = 0
+        self._overlap = math.nan
         self._ingest = ingest
         self._calibration = calibration
         self._calibrated: Calibrated | None = None
@@ -104,7 +141,38 @@ class MappingWorker:
         self._detail = ""
         self._stamp_ns = 0
         self._warned: dict[str, float] = {}
+        self._tf = tf
+        self._waiting: WaitingSets | None = None
+        if tf is not None:
+            settings = pipeline.config
+            self._waiting = WaitingSets(
+                world_frame(settings), settings.frame.tf_wait_ms, tf.lookup, self.drop
+            )
+        self._placed_at_s = time.monotonic()
+        self._newest_place: tuple[int, Rigid3] | None = None
+        self._located: set[int] = set()
+        self._set_wanted: list[Future[FrameSet]] = []
+        check_rig = getattr(pipeline.config, "check_rig", None)
+        self._latest: deque[FrameSet] = deque(maxlen=check_rig.sets if check_rig else 1)
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
+
+    @property
+    def health(self) -> Health:
+        """What the worker last knew."""
+        since = self._step_since_s
+        if since is None:
+            return self._health
+        return dataclasses.replace(self._health, step_s=time.monotonic() - since)
+
+    @property
+    def latest_sets(self) -> list[FrameSet]:
+        """The newest sets, the oldest first, as many as `check_rig.sets`."""
+        return list(self._latest)
+
+    @property
+    def rig(self) -> Rig | None:
+        """What the pipeline knows of the rig; None while it is waited for."""
+        return self._calibrated.rig if self._calibrated is not None else None
 
     def start(self) -> None:
         """Start the thread."""
@@ -132,7 +200,19 @@ class MappingWorker:
         if self._paused:
             self._dropped["paused"] += 1
             return
+        self._arrived_s[image.camera, image.stamp_ns] = time.monotonic()
+        while len(self._arrived_s) > _ARRIVALS:
+            self._arrived_s.pop(next(iter(self._arrived_s)), None)
         self._ingest.put(image)
+        with self._wake:
+            self._arrived = True
+            self._wake.notify()
+
+    def offer_depth(self, image: StampedImage) -> None:
+        """Queue the depth image of a camera; never waits."""
+        if self._stopping or self._paused:
+            return
+        self._ingest.put_depth(image)
         with self._wake:
             self._arrived = True
             self._wake.notify()
@@ -148,9 +228,12 @@ class MappingWorker:
 
         Raises:
             TimeoutError: the step in hand takes longer than `timeout_s`.
+            VggtRosError: the thread has ended by itself.
         """
         future: Future[T] = Future()
         with self._wake:
+            if self.failure:
+                raise VggtRosError(f"the mapping thread has ended: {self.failure}")
             self._tasks.append((function, future))
             self._wake.notify()
         try:
@@ -172,7 +255,8 @@ class MappingWorker:
                 self._warn("task", str(error))
 
         with self._wake:
-            self._tasks.append((logged, Future()))
+            if not self.failure:
+                self._tasks.append((logged, Future()))
             self._wake.notify()
 
     @property
@@ -180,28 +264,77 @@ class MappingWorker:
         """Whether images are dropped on purpose."""
         return self._paused
 
-    def pause(self, paused: bool) -> None:
-        """While paused, images are dropped and counted."""
+    def pause(self, paused: bool) -> int:
+        """While paused, images are dropped and counted; returns how many waited and went."""
         self._paused = paused
-        if paused:
-            self._ingest.reset()
+        if not paused:
+            return 0
+        waiting = self._ingest.waiting
+        self._forget("paused")
+        return waiting
 
     def flush(self) -> None:
-        """Forget the images that wait, and their stamps."""
-        self._ingest.reset()
+        """Forget the images and sets that wait, and their stamps."""
+        self._forget("inactive")
+
+    def _forget(self, reason: str) -> None:
+        self._ingest.reset(reason)
+        if self._waiting is not None:
+            self.post(self._waiting.clear)
 
     def reset(self) -> None:
         """Forget scene, map and half sets; accepted at once, done after the step in hand."""
         self._ingest.reset()
         self.post(self._reset)
 
+    def set_config(self, config: Config) -> None:
+        """Take over the parameters that may change while mapping."""
+        self._ingest.set_config(config.ingest)
+        self.post(lambda: self.pipeline.set_config(config))
+
+    def clock_jumped(self) -> None:
+        """The clock of the node went back: count it, and reset."""
+        self._clock_jumps += 1
+        self._ingest.reset("clock_jump")
+        self.post(self._reset)
+
+    def next_set(self, timeout_s: float) -> FrameSet:
+        """The next set of images, decoded; it is mapped all the same.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        future: Future[FrameSet] = Future()
+        self._set_wanted.append(future)
+        try:
+            return future.result(timeout_s)
+        except FutureTimeoutError as error:  # another class than TimeoutError before Python 3.11
+            future.cancel()
+            raise TimeoutError(f"no set within {timeout_s} s") from error
+
     # --- in the worker thread ---------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            # The node must hear of it: a thread that ended unseen is a map that stands still.
+            logger.exception("the mapping thread ends: %s", _named(error))
+            with self._wake:
+                self.failure = _named(error)
+                tasks = list(self._tasks)
+                self._tasks.clear()
+            for _, future in tasks:
+                if future.set_running_or_notify_cancel():
+                    text = f"the mapping thread has ended: {self.failure}"
+                    future.set_exception(VggtRosError(text))
+            self._on_failure()
+
+    def _loop(self) -> None:
         while True:
             with self._wake:
                 if not (self._stopping or self._tasks or self._arrived):
-                    self._wake.wait(_IDLE_S)
+                    self._wake.wait(_TF_POLL_S if self._waiting else _IDLE_S)
                 if self._stopping:
                     return
                 tasks = list(self._tasks)
@@ -215,11 +348,17 @@ class MappingWorker:
                 # A fault of one image or set: it is left out, counted and shown.
                 self._detail = str(error)
                 self.drop(type(error).__name__, str(error))
-            except Exception:
-                # A fault of ours must not end the thread unseen: mapping would just stop.
-                self._detail = "internal error, see the log"
+            except Exception as error:
+                # A fault of ours: of one set perhaps, but not of many in a row.
+                self._internal_errors += 1
+                self._errors_in_a_row += 1
                 self.drop("internal error")
+                if self._errors_in_a_row > self.max_internal_errors:
+                    raise
+                self._detail = f"internal error, see the log: {_named(error)}"
                 logger.exception("internal error while mapping a set; it is left out")
+            finally:
+                self._step_since_s = None
             self._report()
 
     @staticmethod
@@ -235,24 +374,57 @@ class MappingWorker:
 
     def _take_all(self) -> None:
         """Map the sets that are ready, until something else is to be done."""
-        if self._paused or (self.pipeline.scene is None and not self._calibrate()):
+        is_settled = self.pipeline.scene is not None and self._calibrated is not None
+        if self._paused or not (is_settled or self._calibrate()):
             return
-        if self._ingest.clock_resets != self._clock_resets:
-            self._clock_resets = self._ingest.clock_resets
-            logger.warning("stamps jumped back: scene and map are reset")
-            self._reset()
+        self._follow_clock(self._ingest.clock_resets)
         while not (self._stopping or self._tasks):
-            chosen = self._ingest.take()
+            if self._waiting is None or self._tf is None:
+                chosen, world_from_rig = self._ingest.take(), None
+            else:
+                chosen, world_from_rig = self._take_placed(self._waiting, self._tf.now_ns())
             if chosen is None:
                 return
-            self._map(chosen)
+            self._follow_clock(chosen.clock_resets)  # it may have jumped in the meantime
+            self._map(chosen, world_from_rig)
             self._report()
 
-    def _map(self, chosen: ImageSet) -> None:
+    def _follow_clock(self, resets: int) -> None:
+        """Forget the map where the sets from here on are of another round of a bag."""
+        if resets <= self._clock_resets:
+            return
+        self._clock_resets = resets
+        logger.warning("stamps jumped back: scene and map are reset")
+        if self._tf is not None:
+            self._tf.forget()
+        self._reset()
+
+    def _take_placed(
+        self, waiting: WaitingSets, now_ns: int
+    ) -> tuple[ImageSet, Rigid3] | tuple[None, None]:
+        """The next set whose place is known; the others wait, this thread does not."""
+        assert self._calibrated is not None  # _calibrate has set it
+        rig_frame = self._calibrated.rig.rig_frame
+        found = waiting.next_placed(self._ingest.take, now_ns, rig_frame)
+        if found is None:
+            return None, None
+        self._placed_at_s = time.monotonic()
+        return found
+
+    def _map(self, chosen: ImageSet, world_from_rig: Rigid3 | None) -> None:
+        self._step_since_s = time.monotonic()
+        arrived_s = self._newest_arrival(chosen)
         with self.pipeline.timings.measure("decode"):
             frame_set = self._ingest.decode_set(chosen)
         if frame_set is None:
             return
+        if world_from_rig is not None:
+            frame_set = replace(frame_set, world_from_rig=world_from_rig)
+        while self._set_wanted:
+            future = self._set_wanted.pop()
+            if future.set_running_or_notify_cancel():
+                future.set_result(frame_set)
+        self._latest.append(frame_set)
         try:
             result = self.pipeline.step(frame_set)
         except (AlignmentError, EngineError, ConfigError) as error:
@@ -262,16 +434,53 @@ class MappingWorker:
             self._detail = str(error)
             self._warn("bootstrap", f"bootstrap failed: {error}")
             return
+        finally:
+            self._step_since_s = None
+        self._errors_in_a_row = 0
+        if arrived_s is not None and result.depth_maps:
+            self.pipeline.timings.add("image to map", (time.monotonic() - arrived_s) * 1e3)
         scene = self.pipeline.scene
         if scene is None or self._calibrated is None:
             return
         self._detail = ""
         self._stamp_ns = result.stamp_ns
         if scene is not self._told:  # also where the set that found it could not be mapped
+            self._overlap = rig_overlap(scene)
             self._on_scene(scene, self._calibrated, result.stamp_ns)
             self._told = scene
         self._alignments.update({d.camera: d.alignment for d in result.depth_maps})
-        self._on_step(result, scene.scale.is_metric)
+        self._on_step(result, scene.scale.is_metric, self._motion(result))
+
+    def _motion(self, result: Any) -> Motion | None:
+        """What is new of a rig that moves; sets may be located later, several at a time."""
+        if self.pipeline.config.motion == "static":
+            return None
+        found: dict[int, Rigid3] = {}
+        if result.depth_maps or result.bootstrapped:
+            found = dict(self.pipeline.path())
+        if result.map_from_rig is not None:
+            found[result.stamp_ns] = result.map_from_rig
+        places = [(s, found[s]) for s in sorted(found) if s not in self._located]
+        self._located.update(found)
+        if found:
+            newest_ns = max(found)
+            if self._newest_place is None or newest_ns >= self._newest_place[0]:
+                self._newest_place = newest_ns, found[newest_ns]
+        return Motion(tuple(places), self.pipeline.map_from_world)
+
+    def _camera_places(self) -> dict[str, Rigid3]:
+        """`map_from_camera` of a rig that moves."""
+        scene = self.pipeline.scene
+        if self._newest_place is None or self._calibrated is None or scene is None:
+            return {}
+        map_from_rig = self._newest_place[1]
+        places = rig_from_cameras(self._calibrated, scene)
+        return {camera: map_from_rig @ pose for camera, pose in places.items()}
+
+    def _newest_arrival(self, chosen: ImageSet) -> float | None:
+        """When the last image of a set came, by the steady clock."""
+        arrivals = [self._arrived_s.pop((i.camera, i.stamp_ns), None) for i in chosen.images]
+        return max((a for a in arrivals if a is not None), default=None)
 
     def _calibrate(self) -> bool:
         """Hand over what is known of the rig; until the bootstrap it may still become more."""
@@ -298,9 +507,32 @@ class MappingWorker:
     def _reset(self) -> None:
         self.pipeline.reset()
         self._told = None
+        self._latest.clear()
         self._alignments.clear()
         self._detail = ""
+        self._newest_place = None
+        self._located.clear()
+        if self._waiting is not None:
+            self._waiting.clear()
+        self._overlap = math.nan
         self._on_cleared()
+
+    def take_over(self, saved: SavedMap) -> None:
+        """Go on with a loaded map; call it in the worker thread (`call`).
+
+        Raises:
+            VggtRosError: as `MappingPipeline.take_over`; nothing has changed.
+        """
+        self.pipeline.take_over(saved)
+        self._told = None
+        self._alignments.clear()
+        self._detail = ""
+        self._stamp_ns = max(self._stamp_ns, saved.stamp_ns)
+        self._on_cleared()
+        if self._calibrated is not None:  # else with the first set
+            self._on_scene(saved.scene, self._calibrated, self._stamp_ns)
+            self._told = saved.scene
+        self._report()
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`; call it in the worker thread (`call`)."""
@@ -316,10 +548,13 @@ class MappingWorker:
     def _report(self) -> None:
         pipeline, ingest = self.pipeline, self._ingest
         scene = pipeline.scene
-        self.health = Health(
+        moves = pipeline.config.motion != "static"
+        place = self._newest_place[1] if self._newest_place else None
+        fault = self._waiting.fault if self._waiting is not None else ""
+        self._health = Health(
             stamp_ns=self._stamp_ns,
             state=pipeline.state.value,
-            detail=self._detail or pipeline.failure,
+            detail=self._detail or fault or pipeline.failure,
             scene=scene,
             bootstrapper=scene.bootstrapper if scene else pipeline.config.bootstrap,
             depth_estimator=pipeline.depth_estimator.name,
@@ -333,6 +568,20 @@ class MappingWorker:
             camera_errors=self._calibration.errors,
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
+            scale_drift=getattr(pipeline, "scale_drift", math.nan),
+            map_from_rig=place if moves else scene and scene.map_from_rig,
+            map_from_world=pipeline.map_from_world if moves else None,
+            keyframes=pipeline.keyframes if moves else 0,
+            loops=pipeline.loops if moves else 0,
+            place_fault=fault,
+            unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,
+            map_from_camera=self._camera_places(),
+            set_back=ingest.set_back,
+            skews_ms=ingest.skews_ms,
+            clock_jumps=ingest.clock_resets + self._clock_jumps,
+            overlap=self._overlap,
+            internal_errors=self._internal_errors,
+            waits=scene is None and self._calibrated is None,
         )
 
     def _warn(self, reason: str, text: str) -> None:
@@ -342,50 +591,6 @@ class MappingWorker:
             logger.warning("%s", text)
 
 
-class LatestPublisher:
-    """A thread that publishes what was put last; older unpublished values are replaced.
-
-    Args:
-        handlers: by slot, what publishes a value; called in this thread, in this order.
-    """
-
-    def __init__(self, handlers: dict[str, Callable[[Any], None]]) -> None:
-        self._handlers = handlers
-        self._slots: dict[str, Any] = {}
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def put(self, slot: str, value: Any) -> None:
-        """Never waits for the publishing."""
-        with self._wake:
-            self._slots[slot] = value
-            self._wake.notify()
-
-    def stop(self, timeout_s: float) -> bool:
-        """End after the message in hand; what still waits is not published."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not (self._stopping or self._slots):
-                    self._wake.wait(_IDLE_S)
-                if self._stopping:
-                    return
-                slots, self._slots = self._slots, {}
-            for slot, handler in self._handlers.items():
-                if slot in slots and not self._stopping:
-                    try:
-                        handler(slots[slot])
-                    except Exception:
-                        logger.exception("internal error while publishing %s", slot)
+def _named(error: BaseException) -> str:
+    """Kind and text of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

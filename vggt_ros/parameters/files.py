@@ -29,7 +29,8 @@ NODE = "mapper"
 SET_BY_ROS = ("use_sim_time", "start_type_description_service")
 """Parameters that ROS itself declares on every node, and the groups of such."""
 SET_BY_ROS_GROUPS = ("qos_overrides.", "diagnostic_updater.")
-NODE_ONLY = ("autostart", "calibration_wait_s")
+NODE_ONLY = ("autostart", "calibration_wait_s", "max_internal_errors", "after_error")
+NODE_ONLY_GROUPS = ("diagnostics.",)
 """Parameters of the running mapper (`nodes/node_config.py`) that mean nothing without ROS."""
 
 _PARAMETERS = "ros__parameters"
@@ -198,7 +199,9 @@ def _chosen(sections: Sequence[_Section], path: Path, config: Config) -> list[En
     known = list(flatten(with_cameras(config, names)))
     kept: list[Entry] = []
     for entry, is_wildcard in ours:
-        if entry.name in SET_BY_ROS + NODE_ONLY or entry.name.startswith(SET_BY_ROS_GROUPS):
+        if entry.name in SET_BY_ROS + NODE_ONLY or entry.name.startswith(
+            SET_BY_ROS_GROUPS + NODE_ONLY_GROUPS
+        ):
             continue
         if is_wildcard and entry.name not in known:
             if difflib.get_close_matches(entry.name, known, 1, _NEAR):

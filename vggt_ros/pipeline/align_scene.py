@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +20,8 @@ from vggt_ros.pipeline.rig_fit import (
     frame_sets_of,
     sightings_of,
 )
-from vggt_ros.pipeline.rig_likelihood import Sighting
+from vggt_ros.pipeline.rig_likelihood import RIG_NOISE, Sighting
+from vggt_ros.pipeline.scale_fusion import Evidence, NoScale, choose_scale
 from vggt_ros.pipeline.up_direction import find_ground
 from vggt_ros.rig import Rig
 from vggt_ros.types import (
@@ -47,6 +49,7 @@ def align_scene(
     rig: Rig | None,
     config: ScaleConfig,
     gravity_in_camera: Mapping[str, ArrayLike] | None = None,
+    evidence: Sequence[Evidence] = (),
 ) -> AlignedScene:
     """Put a reconstruction into the map frame.
 
@@ -56,15 +59,17 @@ def align_scene(
     Else z is up from gravity, a ground plane or the cameras (see `find_ground`).
 
     The scale comes from the distances between cameras of the rig, from the parameter
-    `metres_per_unit`, or from nowhere; `config.source` "auto" takes the first that there is.
-    Scenes of the `rig` bootstrapper are metric as they are. With source NONE the median depth of
-    the points becomes 3 map units.
+    `metres_per_unit`, from the evidence of others, or from nowhere; `config.source` "auto" fuses
+    all that there are (see `scale_fusion`). Scenes of the `rig` bootstrapper are metric as they
+    are: other sources only contradict or confirm them. With source NONE the median depth of the
+    points becomes 3 map units.
 
     Args:
         scene: at least one view.
         rig: `rig_from_camera` [m], also of only some of the cameras.
         config: source and bounds.
         gravity_in_camera: direction of gravity (down) in optical frames, of any cameras.
+        evidence: what other sources say of the scale of this scene.
 
     Returns:
         Camera poses as reconstructed (not as the rig says), points, and the residual per
@@ -87,7 +92,7 @@ def align_scene(
             fit = _given(fit)
         else:
             _check_fit(fit, config)
-        scale = _choose_scale(scene, fit, "", config)
+        scale = _choose_scale(scene, fit, "", config, evidence)
         map_from_set = _rig_frame(fit, scale, sightings)
         up_source = "rig"
         map_from_rig = Rigid3.identity() if scale.is_metric else None
@@ -98,7 +103,7 @@ def align_scene(
             if not poses
             else f"none of the cameras with a place on the rig ({', '.join(poses)}) is registered"
         )
-        scale = _choose_scale(scene, None, why, config)
+        scale = _choose_scale(scene, None, why, config, evidence)
         views = [view for view, number in zip(scene.views, sets, strict=True) if number == newest]
         ground = find_ground(views, scene.points, gravity_in_camera)
         rigid = ground.map_from_scene
@@ -174,7 +179,8 @@ def _given(fit: RigFit) -> RigFit:
     """The fit of a scene whose poses are those of the rig."""
     identity = {number: Sim3.identity() for number in fit.rig_from_scene}
     residuals = {name: CameraResidual(0.0, 0.0, True) for name in fit.residuals}
-    return RigFit(identity, 1.0, 0.0, "", residuals)
+    # two centres, each as sure as `rig_fit` takes them to be
+    return RigFit(identity, 1.0, math.sqrt(2) * RIG_NOISE, "", residuals)
 
 
 def _check_fit(fit: RigFit, config: ScaleConfig) -> None:
@@ -209,43 +215,42 @@ def _table(fit: RigFit) -> str:
 
 
 def _choose_scale(
-    scene: UnscaledScene, fit: RigFit | None, why: str, config: ScaleConfig
+    scene: UnscaledScene,
+    fit: RigFit | None,
+    why: str,
+    config: ScaleConfig,
+    others: Sequence[Evidence],
 ) -> ScaleEstimate:
     if fit is not None:
         why = fit.no_scale
-    has_rig = fit is not None and not why
-    has_parameter = config.metres_per_unit > 0
-    if config.source == "rig" and not has_rig:
-        raise AlignmentError(
-            f"scale.source rig: the rig gives no scale: {why}; give rig_from_camera of two "
-            "cameras that are registered and apart (rig file or TF), or choose another "
-            "scale.source"
+    evidence: list[Evidence] = list(others)
+    if fit is not None and not why:
+        evidence.insert(0, ScaleEstimate(fit.scale, fit.sigma, ScaleSource.RIG))
+    else:
+        evidence.insert(0, NoScale(ScaleSource.RIG, why))
+    if config.metres_per_unit > 0:
+        evidence.append(
+            ScaleEstimate(
+                config.metres_per_unit, config.metres_per_unit_sigma, ScaleSource.PARAMETER
+            )
         )
-    if config.source == "parameter" and not has_parameter:
-        raise AlignmentError(
-            "scale.source parameter: expected scale.metres_per_unit > 0, got "
-            f"{config.metres_per_unit:g}; give it, or choose another scale.source"
-        )
-    if fit is not None and has_rig and config.source in ("auto", "rig"):
-        return ScaleEstimate(fit.scale, fit.sigma, ScaleSource.RIG)
-    if has_parameter and config.source in ("auto", "parameter"):
-        return ScaleEstimate(
-            config.metres_per_unit, config.metres_per_unit_sigma, ScaleSource.PARAMETER
-        )
-    if config.source == "auto":
-        _LOG.warning(
-            "scale: unknown (%s, and scale.metres_per_unit is not given); the map has no "
-            "metric unit",
-            why,
-        )
-    return ScaleEstimate(_unscaled_factor(scene), math.inf, ScaleSource.NONE)
+    else:
+        evidence.append(NoScale(ScaleSource.PARAMETER, "scale.metres_per_unit is not given"))
+    chosen = choose_scale(evidence, config)
+    if chosen is None:
+        return ScaleEstimate(_unscaled_factor(scene), math.inf, ScaleSource.NONE)
+    if fit is not None and scene.bootstrapper == "rig" and config.source == "auto":
+        # The poses are in metres already; what others say makes them only less sure.
+        off = abs(chosen.value - fit.scale) if chosen.source is not ScaleSource.RIG else 0.0
+        return replace(chosen, value=fit.scale, sigma=math.hypot(chosen.sigma, off))
+    return chosen
 
 
 def _rig_frame(
     fit: RigFit, scale: ScaleEstimate, sightings: Sequence[Sighting]
 ) -> dict[int, Sim3]:
     """`map_from_scene` of each set: the rig's frame, or only its axes where nothing is metric."""
-    if scale.source is ScaleSource.RIG:
+    if scale.value == fit.scale and not fit.no_scale:
         return fit.rig_from_scene
     used = [s for s in sightings if fit.residuals[s.camera].inlier]
     middle = np.mean([s.rig_from_camera.translation for s in used], axis=0)

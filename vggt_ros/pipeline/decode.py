@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,18 @@ from numpy.typing import NDArray
 
 from vggt_ros.errors import CalibrationError, SourceError
 from vggt_ros.geometry import CameraModel
-from vggt_ros.types import Frame, Image, StampedImage
+from vggt_ros.pipeline.image_limits import check_file, check_size
+from vggt_ros.types import Float32, Frame, Image, StampedImage
 
 _YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "yuy2")
 _FILE_ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND"}
 """Without its last marker a file was cut off; OpenCV would fill the rest with grey."""
 _TAIL_BYTES = 1024
 """Where the last marker is sought: some cameras pad their files."""
+_MAPS = 64
+"""As many as there may be cameras."""
+_LEAST_SIGHT = 0.05
+"""A 200 degree fisheye keeps a tenth of its pixels in a pinhole image of the same K."""
 _ASPECT_TOLERANCE_PX = 1.0
 """Calibration and image have the same aspect if scaling one to the other's width leaves a height
 within this of the other's: sizes are rounded to whole pixels."""
@@ -29,12 +35,13 @@ def decode_rgb(image: StampedImage) -> Image:
     16 bits are reduced to the upper 8.
 
     Raises:
-        SourceError: a corrupt file, or an encoding that has no colours (depth).
+        SourceError: a corrupt or too large file, or an encoding that has no colours (depth).
     """
     import cv2
 
     where = f"camera '{image.camera}'"
     if isinstance(image.data, bytes):
+        check_file(image.data, image.encoding, where)
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         try:
             bgr = cv2.imdecode(np.frombuffer(image.data, np.uint8), flags)
@@ -46,6 +53,7 @@ def decode_rgb(image: StampedImage) -> Image:
             )
         return _rgb(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     pixels, encoding = image.data, image.encoding
+    check_size(pixels.shape[1], pixels.shape[0], where)
     if encoding == "rgb8":
         return np.ascontiguousarray(pixels, np.uint8)
     if encoding.startswith(("bayer_", "mono")) or encoding == "8UC1":
@@ -80,7 +88,13 @@ def decode_rgb(image: StampedImage) -> Image:
         )
     if encoding in _YUV and pixels.shape[1] % 2:
         raise SourceError(f"{where}: {encoding} needs an even width, got {pixels.shape[1]}")
-    return _rgb(cv2.cvtColor(np.ascontiguousarray(pixels), code))
+    try:
+        return _rgb(cv2.cvtColor(np.ascontiguousarray(pixels), code))
+    except cv2.error as error:
+        raise SourceError(
+            f"{where}: {encoding} of {pixels.shape[1]}x{pixels.shape[0]} pixels cannot be made "
+            f"RGB: {error.err if hasattr(error, 'err') else error}"
+        ) from error
 
 
 def _rgb(pixels: Any) -> Image:
@@ -132,11 +146,12 @@ def fit_model(model: CameraModel, size: tuple[int, int], camera: str) -> CameraM
 class Undistorter:
     """Images of a distorted camera to those of the pinhole camera with the same K.
 
-    The maps of each model are made once and kept.
+    The maps of the last `_MAPS` models are kept: a camera that focuses sends ever new ones.
     """
 
     def __init__(self) -> None:
-        self._maps: dict[CameraModel, tuple[Any, Any]] = {}
+        self._maps: dict[tuple[CameraModel, bool], tuple[Any, Any]] = {}
+        self._lock = threading.Lock()
 
     def undistort(self, rgb: Image, model: CameraModel) -> tuple[Image, CameraModel]:
         """Image of the size of `model`; what the lens did not see is black.
@@ -148,17 +163,69 @@ class Undistorter:
             return rgb, model.without_distortion()
         import cv2
 
-        pinhole = model.without_distortion()
-        if model not in self._maps:
+        first, second = self._map(model, nearest=False)
+        return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), model.without_distortion()
+
+    def undistort_depth(self, depth: Float32, model: CameraModel) -> Float32:
+        """Depth (H, W), of any size, as `undistort` turns the image; NaN outside the lens.
+
+        Depth is never averaged: each pixel is that of the nearest.
+
+        Raises:
+            CalibrationError: a distortion that cannot be evaluated.
+        """
+        if not model.is_distorted:
+            return depth
+        import cv2
+
+        height, width = depth.shape
+        sized = model.resized(width, height) if model.size != (width, height) else model
+        first, second = self._map(sized, nearest=True)
+        return np.asarray(
+            cv2.remap(
+                depth, first, second, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, float("nan")
+            ),
+            np.float32,
+        )
+
+    def _map(self, model: CameraModel, nearest: bool) -> tuple[Any, Any]:
+        import cv2
+
+        maps = self._maps.get((model, nearest))
+        if maps is None:
+            pinhole = model.without_distortion()
             try:
-                pixels = model.project(pinhole.rays()).astype(np.float32)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    pixels = model.project(pinhole.rays()).astype(np.float32)
             except ValueError as error:
                 raise CalibrationError(str(error)) from error
-            self._maps[model] = cv2.convertMaps(
-                pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2
+            _check_sight(pixels, model)
+            # maps for interpolation, used for the nearest pixel, would round down
+            maps = cv2.convertMaps(
+                pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2, nninterpolation=nearest
             )
-        first, second = self._maps[model]
-        return _rgb(cv2.remap(rgb, first, second, cv2.INTER_LINEAR)), pinhole
+            with self._lock:
+                while len(self._maps) >= _MAPS:
+                    del self._maps[next(iter(self._maps))]
+                self._maps[model, nearest] = maps
+        return maps
+
+
+def _check_sight(pixels: NDArray[np.float32], model: CameraModel) -> None:
+    """Refuse a distortion under which almost nothing of the image is left."""
+    with np.errstate(invalid="ignore"):
+        inside = ((pixels >= 0) & (pixels <= [model.width - 1, model.height - 1])).all(axis=-1)
+    share = float(inside.mean())
+    if share < _LEAST_SIGHT:
+        raise CalibrationError(
+            f"distortion {model.distortion_model} {_listed(model.distortion)}: expected at least "
+            f"{_LEAST_SIGHT:.0%} of the image to be left when it is undistorted, got "
+            f"{share:.1%}; calibrate again"
+        )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return "[" + ", ".join(f"{value:.3g}" for value in values) + "]"
 
 
 def undistorted_frame(frame: Frame, model: CameraModel, undistorter: Undistorter) -> Frame:
@@ -166,4 +233,7 @@ def undistorted_frame(frame: Frame, model: CameraModel, undistorter: Undistorter
     height, width = frame.rgb.shape[:2]
     fitted = fit_model(model, (width, height), frame.camera)
     rgb, pinhole = undistorter.undistort(frame.rgb, fitted)
-    return dataclasses.replace(frame, rgb=rgb, model=pinhole)
+    depth = frame.depth_m
+    if depth is not None:
+        depth = undistorter.undistort_depth(depth, fitted)
+    return dataclasses.replace(frame, rgb=rgb, model=pinhole, depth_m=depth)

@@ -13,20 +13,16 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import median
 from types import TracebackType
 
 from vggt_ros.config import IngestConfig
-from vggt_ros.errors import CalibrationError, ConfigError, SourceError, nearest
+from vggt_ros.errors import ConfigError, SourceError, nearest
 from vggt_ros.geometry import CameraModel
-from vggt_ros.pipeline.decode import (
-    Undistorter,
-    decode_rgb,
-    fit_model,
-    reduced_size,
-    resize_rgb,
-    undistorted_frame,
-)
-from vggt_ros.types import Frame, FrameSet, StampedImage
+from vggt_ros.pipeline.absent_cameras import AbsentCameras
+from vggt_ros.pipeline.depth_images import DepthImages
+from vggt_ros.pipeline.image_decoder import ImageDecoder
+from vggt_ros.types import Float32, Frame, FrameSet, StampedImage
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,9 +33,13 @@ _JUMP_NS = 1_000_000_000
 _BACKWARD_RUN = 5
 """So many images in a row, each newer than the one before, but all older than what came earlier,
 are a clock that was set back too: the loop of a short bag."""
-_LEAST_MISSED = 5
-"""Fewer images that another camera sent meanwhile do not make a camera silent: sets may be taken
-minutes apart."""
+_HELD = 5
+"""Images kept of a camera whose stamps went back, until those of most others do: a loop of a bag
+reaches all cameras within one or two images of each."""
+_ALIVE_IMAGES = 50
+"""A camera that sent nothing while so many images of each came does not count."""
+_SKEWS = 50
+"""Sets of which `skews_ms` is the median: five seconds at 10 Hz."""
 _MAX_THREADS = 4
 
 
@@ -49,6 +49,8 @@ class ImageSet:
 
     stamp_ns: int
     images: tuple[StampedImage, ...]
+    clock_resets: int = 0
+    """Of the ingest when the set was taken: a higher number is another round of a bag."""
 
 
 class Ingest:
@@ -63,7 +65,9 @@ class Ingest:
     late            its set was already taken without it
     unmatched       no image of enough other cameras within `max_skew_ms`
     overflow        still unmatched when the queue was full
-    clock_jump      waiting when a clock was set back
+    clock_jump      waiting when the clock was set back
+    set_back        the camera's clock alone was set back
+    reset           waiting when `reset` was called, or the reason given to it
     uncalibrated    no CameraInfo yet and `require_calibration`
     corrupt         cannot be decoded
     encoding        has no colours, or an unknown encoding
@@ -75,10 +79,16 @@ class Ingest:
     Where all cameras are needed, one that has sent nothing usable for `silent_after_s` is left
     out, so that it does not stop the others; its next good image makes it needed again.
 
+    The clock was set back (a bag that loops, `clock_resets`) when the stamps of most cameras go
+    back. Where those of one do while the others go on, the fault is that camera's: it is left out
+    until its stamps are in time again.
+
     Args:
         cameras: names in the fixed order of views.
         models: intrinsics by camera; None or absent: not calibrated.
         config: limits.
+        depth_cameras: those whose depth images come by `put_depth`; a set waits a little for
+            them, and goes on without.
 
     Raises:
         ConfigError: no, too many or repeated cameras, or `min_cameras` above their number.
@@ -89,17 +99,14 @@ class Ingest:
         cameras: Sequence[str],
         models: Mapping[str, CameraModel | None],
         config: IngestConfig,
+        depth_cameras: Sequence[str] = (),
     ):
         if not 1 <= len(cameras) <= MAX_CAMERAS or len(set(cameras)) != len(cameras):
             raise ConfigError(
                 f"cameras: expected 1 to {MAX_CAMERAS} different names, got {list(cameras)}"
             )
-        if config.min_cameras > len(cameras):
-            raise ConfigError(
-                f"ingest.min_cameras: expected at most the {len(cameras)} cameras, got "
-                f"{config.min_cameras}"
-            )
         self.cameras = tuple(cameras)
+        self._check_least(config)
         self.counts: Counter[str] = Counter()
         self.camera_counts: dict[str, Counter[str]] = {name: Counter() for name in cameras}
         self.received: Counter[str] = Counter()
@@ -108,22 +115,24 @@ class Ingest:
         self.clock_resets = 0
         self._config = config
         self._skew_ns = int(config.max_skew_ms * 1e6)
+        self.depth = DepthImages(depth_cameras, config.queue_size, self._skew_ns)
         self._models = {name: models.get(name) for name in cameras}
         self._queues: dict[str, deque[StampedImage]] = {name: deque() for name in cameras}
         self._last: dict[str, int] = {}
         self._backward: dict[str, list[int]] = {}
+        self._set_back: dict[str, deque[StampedImage]] = {}
+        """By camera whose stamps have gone back, its newest images: it may be the clock of all."""
+        self._set_back_warned: set[str] = set()
+        self._heard: dict[str, int] = {}
+        """By camera the number of all images when its newest one came."""
         self._absent: set[str] = set()
-        self._silent_ns = int(config.silent_after_s * 1e9)
-        self._missed: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in cameras}
-        """By camera, what each other one has sent since its last image: first stamp, number."""
-        self._faulty_since: dict[str, tuple[int, int]] = {}
-        """By camera whose last image could not be used: stamp of the first such, number."""
-        self._silent: set[str] = set()
-        self._faulty: set[str] = set()
+        self._left_out = AbsentCameras(
+            cameras, int(config.silent_after_s * 1e9), warns=not config.min_cameras
+        )
         self._taken_until: int | None = None
-        self._sizes: dict[str, tuple[int, int]] = {}
-        self._warned: set[tuple[str, str]] = set()
-        self._undistorter = Undistorter()
+        self._finished = False
+        self._skews: dict[str, deque[int]] = {name: deque(maxlen=_SKEWS) for name in cameras}
+        self._decoder = ImageDecoder(config.max_width)
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -160,7 +169,7 @@ class Ingest:
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """(width, height) of the images as they come, by camera; known once one is decoded."""
-        return dict(self._sizes)
+        return dict(self._decoder.sizes)
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -169,14 +178,48 @@ class Ingest:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Cameras that are not waited for, because nothing usable came for `silent_after_s`."""
-        return tuple(name for name in self.cameras if name in self._silent | self._faulty)
+        """Cameras that are not waited for.
+
+        Nothing usable came of them for `silent_after_s`, or their clocks alone were set back.
+        """
+        gone = self._left_out.names | set(self._set_back)
+        return tuple(name for name in self.cameras if name in gone)
+
+    @property
+    def set_back(self) -> tuple[str, ...]:
+        """Cameras whose stamps have gone back while those of the others go on."""
+        return tuple(name for name in self.cameras if name in self._set_back)
+
+    @property
+    def skews_ms(self) -> dict[str, float]:
+        """Stamp minus that of its set, by camera: the median of its last sets [ms]."""
+        with self._lock:
+            return {n: median(skews) * 1e-6 for n, skews in self._skews.items() if skews}
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queues."""
+        with self._lock:
+            return sum(len(queue) for queue in self._queues.values())
+
+    def set_config(self, config: IngestConfig) -> None:
+        """Take over what may change while mapping: skew, least cameras, silence.
+
+        Raises:
+            ConfigError: `min_cameras` above the number of cameras.
+        """
+        self._check_least(config)
+        with self._lock:
+            self._config = config
+            self._skew_ns = int(config.max_skew_ms * 1e6)
+            self._left_out.after_ns = int(config.silent_after_s * 1e9)
+            self._left_out.warns = not config.min_cameras
 
     def leave_out(self, camera: str) -> None:
         """Do not wait for a camera until it sends."""
         self._check_camera(camera)
         with self._lock:
-            self._silent.add(camera)
+            self._left_out.leave_out(camera)
 
     # ------------------------------------------------------------------ matching
 
@@ -199,6 +242,14 @@ class Ingest:
         with self._lock:
             self._put(image)
 
+    def put_depth(self, image: StampedImage) -> None:
+        """Keep a depth image for the colour image of the same camera and time.
+
+        Raises:
+            SourceError: of a camera that is not in `depth_cameras`.
+        """
+        self.depth.put(image)
+
     def take(self) -> ImageSet | None:
         """The oldest set that is ready, None if there is none yet."""
         with self._lock:
@@ -207,41 +258,60 @@ class Ingest:
     def finish(self) -> None:
         """Nothing more will come: do not wait for cameras with empty queues any longer."""
         with self._lock:
+            self._finished = True
             if self._needed() < len(self.cameras):
                 self._absent = {name for name in self.cameras if not self._queues[name]}
 
-    def reset(self) -> None:
-        """Forget queues, stamps and image sizes; counts stay."""
+    def reset(self, reason: str = "reset") -> None:
+        """Forget queues, stamps and image sizes; counts stay.
+
+        Args:
+            reason: under which images that wait are counted.
+        """
         with self._lock:
-            self._forget("clock_jump")
-            self._sizes.clear()
-            self._warned.clear()
-            self._silent.clear()
-            self._faulty.clear()
+            self._forget(reason)
+            self._decoder.forget()
+            self._left_out.clear()
 
     def _needed(self) -> int:
         """Cameras that make a set."""
         if self._config.min_cameras:
             return self._config.min_cameras
-        return max(1, len(self.cameras) - len(self._silent | self._faulty))
+        return max(1, len(self.cameras) - len(self._left_out.names | set(self._set_back)))
 
     def _put(self, image: StampedImage) -> None:
         name, stamp = image.camera, image.stamp_ns
         self.received[name] += 1
+        self._heard[name] = self.received.total()
         if self._config.require_calibration and self._models[name] is None:
             self._drop(name, "uncalibrated")
             return
         last = self._last.get(name)
         if last is not None and stamp <= last:
-            if not self._is_set_back(name, stamp, last):
+            if name not in self._set_back and not self._is_set_back(name, stamp, last):
                 self._drop(name, "duplicate" if stamp == last else "out_of_order")
                 return
-            self.clock_resets += 1
-            _LOG.info("camera '%s': clock went back by %.3f s", name, (last - stamp) * 1e-9)
-            self._forget("clock_jump")
+            if self._rejoins(name, stamp, last):
+                self._drop(name, "clock_jump", len(self._queues[name]))
+                self._queues[name].clear()
+            else:
+                if self._most_are_set_back(image):
+                    self._begin_anew()
+                return
+        self._enqueue(image)
+
+    def _enqueue(self, image: StampedImage) -> None:
+        """Queue an image that is in time."""
+        name, stamp = image.camera, image.stamp_ns
         self._backward.pop(name, None)
+        held = self._set_back.pop(name, None)
+        if held is not None:
+            self._drop(name, "set_back", len(held))
+            if name in self._set_back_warned:
+                self._set_back_warned.discard(name)
+                _LOG.info("camera '%s': its stamps are in time again", name)
         self._last[name] = stamp
-        self._note_arrival(name, stamp)
+        self._left_out.note_arrival(name, stamp)
         if name in self._absent:
             self._absent.discard(name)
             if self._taken_until is not None and stamp <= self._taken_until:
@@ -253,44 +323,6 @@ class Ingest:
             self._drop(name, "overflow")
         queue.append(image)
 
-    def _note_arrival(self, name: str, stamp: int) -> None:
-        """Tell who has been silent, each camera by its own clock: clocks may differ by hours."""
-        if not self._silent_ns:
-            return
-        self._missed[name].clear()
-        if name in self._silent:
-            self._silent.discard(name)
-            _LOG.info("camera '%s': sends again", name)
-        for other in self.cameras:
-            if other == name:
-                continue
-            since, number = self._missed[other].get(name, (stamp, 0))
-            self._missed[other][name] = since, number + 1
-            if other not in self._silent and self._is_over(stamp - since, number + 1):
-                self._silent.add(other)
-                self._warn_left_out(other, f"no image for {(stamp - since) * 1e-9:.1f} s")
-
-    def _note_usable(self, image: StampedImage, usable: bool) -> None:
-        """Tell whose images have been faulty for long."""
-        name = image.camera
-        if usable or not self._silent_ns:
-            self._faulty_since.pop(name, None)
-            self._faulty.discard(name)
-            return
-        since, number = self._faulty_since.get(name, (image.stamp_ns, 0))
-        self._faulty_since[name] = since, number + 1
-        duration = image.stamp_ns - since
-        if name not in self._faulty and self._is_over(duration, number + 1):
-            self._faulty.add(name)
-            self._warn_left_out(name, f"no usable image for {duration * 1e-9:.1f} s")
-
-    def _is_over(self, duration_ns: int, images: int) -> bool:
-        return duration_ns >= self._silent_ns and images >= _LEAST_MISSED
-
-    def _warn_left_out(self, name: str, why: str) -> None:
-        if not self._config.min_cameras:
-            _LOG.warning("camera '%s': %s; sets go on without it until it is back", name, why)
-
     def _is_set_back(self, name: str, stamp: int, last: int) -> bool:
         if last - stamp > _JUMP_NS:
             return True
@@ -300,17 +332,71 @@ class Ingest:
         run.append(stamp)
         return len(run) >= _BACKWARD_RUN
 
+    def _rejoins(self, name: str, stamp: int, last: int) -> bool:
+        """Whether going back brings a camera nearer to the time of the others."""
+        others = [self._last[other] for other in self._alive() if other != name]
+        if not others:
+            return False
+        middle = median(others)
+        return abs(stamp - middle) < abs(last - middle)
+
+    def _most_are_set_back(self, image: StampedImage) -> bool:
+        """Keep an image of a camera that was set back; True when it is the clock of all."""
+        name, stamp = image.camera, image.stamp_ns
+        held = self._set_back.setdefault(name, deque())
+        if held and stamp <= held[-1].stamp_ns:
+            self._drop(name, "out_of_order")
+            return False
+        held.append(image)
+        if len(held) > _HELD:
+            held.popleft()
+            self._drop(name, "set_back")
+            self._warn_set_back(name, (max(self._last.values()) - stamp) * 1e-9)
+        alive = self._alive()
+        return 2 * len(alive.intersection(self._set_back)) > len(alive)
+
+    def _alive(self) -> set[str]:
+        """Cameras that have sent lately, by the number of images, for clocks are in doubt."""
+        oldest = self.received.total() - _ALIVE_IMAGES * len(self.cameras)
+        return {name for name in self._last if self._heard[name] >= oldest}
+
+    def _warn_set_back(self, name: str, behind_s: float) -> None:
+        if name not in self._set_back_warned:
+            self._set_back_warned.add(name)
+            _LOG.warning(
+                "camera '%s': its stamps went back while those of the others go on, and are now "
+                "%.3f s old; its images are left out until they are in time again: look at its "
+                "clock",
+                name,
+                behind_s,
+            )
+
+    def _begin_anew(self) -> None:
+        """The clock was set back: go on with what came since."""
+        _LOG.info("stamps went back, those of %s", ", ".join(self._set_back))
+        self.clock_resets += 1
+        held = [image for images in self._set_back.values() for image in images]
+        self._set_back.clear()
+        self._forget("clock_jump")
+        for image in sorted(held, key=lambda image: image.stamp_ns):
+            self._enqueue(image)
+
     def _forget(self, reason: str) -> None:
+        for name, images in self._set_back.items():
+            self._drop(name, reason, len(images))
+        self._set_back.clear()
+        self._set_back_warned.clear()
         for name, queue in self._queues.items():
             self._drop(name, reason, len(queue))
             queue.clear()
         self._last.clear()
         self._backward.clear()
         self._absent.clear()
-        self._faulty_since.clear()
-        for missed in self._missed.values():
-            missed.clear()
+        for skews in self._skews.values():
+            skews.clear()
+        self._left_out.forget_stamps()
         self._taken_until = None
+        self.depth.clear()
 
     def _take(self) -> ImageSet | None:
         while True:
@@ -320,18 +406,26 @@ class Ingest:
             end = min(heads) + self._skew_ns
             needed = self._needed()
             members = [n for n, q in self._queues.items() if q and q[0].stamp_ns <= end]
-            gone = self._absent | self._silent
+            gone = self._absent | self._left_out.silent | set(self._set_back)
             waiting = [n for n, q in self._queues.items() if not q and n not in gone]
             is_full = any(len(q) >= self._config.queue_size for q in self._queues.values())
             if len(members) == len(self.cameras) or (
                 len(members) >= needed and (not waiting or is_full)
             ):
+                if not (is_full or self._finished) and self._awaits_depth(members):
+                    return None
                 return self._pop(members)
             if len(members) + len(waiting) >= needed:
                 return None
             oldest = min(members, key=lambda n: self._queues[n][0].stamp_ns)
             self._queues[oldest].popleft()
             self._drop(oldest, "unmatched")
+
+    def _awaits_depth(self, members: list[str]) -> bool:
+        return any(
+            self.depth.is_awaited(name, queue[0].stamp_ns, queue[-1].stamp_ns)
+            for name, queue in ((name, self._queues[name]) for name in members)
+        )
 
     def _pop(self, members: list[str]) -> ImageSet:
         self._advance(members)
@@ -342,7 +436,10 @@ class Ingest:
         }
         self._taken_until = stamps[-1]
         self.sets += 1
-        return ImageSet(stamps[(len(stamps) - 1) // 2], images)
+        stamp = stamps[(len(stamps) - 1) // 2]
+        for image in images:
+            self._skews[image.camera].append(image.stamp_ns - stamp)
+        return ImageSet(stamp, images, self.clock_resets)
 
     def _advance(self, members: list[str]) -> None:
         """Where cameras are faster than `max_skew_ms`, go on to images closer together."""
@@ -379,13 +476,13 @@ class Ingest:
         frames = []
         for image, result in zip(chosen.images, results, strict=True):
             with self._lock:
-                self._note_usable(image, isinstance(result, Frame))
+                self._left_out.note_usable(image.camera, image.stamp_ns, isinstance(result, Frame))
             if isinstance(result, Frame):
                 frames.append(result)
                 continue
             with self._lock:
                 self._drop(image.camera, result[0])
-            self._warn_once(image.camera, *result)
+            self._decoder.warn_once(image.camera, *result)
         with self._lock:
             needed = self._needed()
         if len(frames) < needed:
@@ -401,44 +498,28 @@ class Ingest:
         Raises:
             CalibrationError: `model` is of another aspect than the image.
         """
-        return undistorted_frame(frame, model, self._undistorter)
+        return self._decoder.undistort(frame, model)
 
     def _decode(self, image: StampedImage) -> Frame | tuple[str, str]:
-        """The frame, or why there is none: the reason and the text."""
-        name = image.camera
+        return self._decoder.decode(image, self._models[image.camera], self._depth(image))
+
+    def _depth(self, image: StampedImage) -> Float32 | None:
+        """The depth image of a colour image; a faulty one is counted and left out."""
         try:
-            rgb = decode_rgb(image)
+            return self.depth.nearest(image.camera, image.stamp_ns)
         except SourceError as error:
-            return ("corrupt" if isinstance(image.data, bytes) else "encoding"), str(error)
-        height, width = rgb.shape[:2]
-        first = self._sizes.setdefault(name, (width, height))
-        if first != (width, height):
-            return "size_changed", (
-                f"camera '{name}': image of {width}x{height} after {first[0]}x{first[1]}; "
-                f"reset after a change of resolution"
-            )
-        size = reduced_size(width, height, self._config.max_width)
-        model = self._models[name]
-        try:
-            if model is None:
-                return Frame(name, image.stamp_ns, resize_rgb(rgb, size))
-            if model.size != (width, height):
-                fitted = fit_model(model, (width, height), name)
-                self._warn_once(
-                    name,
-                    "scaled",
-                    f"camera '{name}': calibrated at {model.width}x{model.height}, scaled to "
-                    f"the images' {width}x{height}",
-                )
-                model = fitted
-            rgb, pinhole = self._undistorter.undistort(
-                resize_rgb(rgb, size), model.resized(*size) if model.size != size else model
-            )
-        except CalibrationError as error:
-            return "calibration", str(error)
-        return Frame(name, image.stamp_ns, rgb, pinhole)
+            self.depth.counts["depth"] += 1
+            self._decoder.warn_once(image.camera, "depth", str(error))
+            return None
 
     # ------------------------------------------------------------------ bookkeeping
+
+    def _check_least(self, config: IngestConfig) -> None:
+        if config.min_cameras > len(self.cameras):
+            raise ConfigError(
+                f"ingest.min_cameras: expected at most the {len(self.cameras)} cameras, got "
+                f"{config.min_cameras}"
+            )
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self._queues:
@@ -451,11 +532,6 @@ class Ingest:
         if number:
             self.counts[reason] += number
             self.camera_counts[camera][reason] += number
-
-    def _warn_once(self, camera: str, reason: str, text: str) -> None:
-        if (camera, reason) not in self._warned:
-            self._warned.add((camera, reason))
-            _LOG.warning("%s", text)
 
 
 def _spread(stamps: Mapping[str, int]) -> int:

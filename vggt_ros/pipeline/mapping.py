@@ -6,35 +6,43 @@ import contextlib
 import dataclasses
 import enum
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, VggtRosError
+from vggt_ros.errors import VggtRosError
+from vggt_ros.geometry import Rigid3
 from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.make_map import make_map
 from vggt_ros.pipeline.align_depth import DepthAligner
 from vggt_ros.pipeline.align_scene import align_scene, dense_depth_maps
+from vggt_ros.pipeline.archive import SavedMap
 from vggt_ros.pipeline.bootstrap import FROM_RIG, make_bootstrapper
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.depth import make_depth_estimator
-from vggt_ros.pipeline.reference_depth import reference_from_points
-from vggt_ros.pipeline.report import map_report, scene_report
+from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_depth
+from vggt_ros.pipeline.landmarks import Landmarks
+from vggt_ros.pipeline.motion.make_locator import make_locator
+from vggt_ros.pipeline.motion.moving_map import Moved, MovingMap
+from vggt_ros.pipeline.report import map_frame, map_report, scene_report
+from vggt_ros.pipeline.scale_drift import ScaleDrift
+from vggt_ros.pipeline.scale_fusion import check_metric
+from vggt_ros.pipeline.scale_sources import scale_evidence
+from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import Bootstrapper, DepthEstimator, EngineInUse, EngineUser
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.pipeline.warm_up import plane_frame_set, warm_up_config, warm_up_stages
 from vggt_ros.rig import Rig
 from vggt_ros.types import (
     AlignedScene,
-    DepthKind,
     DepthMap,
     DepthPrediction,
     Float32,
+    Frame,
     FrameSet,
     PointCloud,
     UnscaledScene,
@@ -73,6 +81,8 @@ class StepResult:
     bootstrapped: bool = False
     depth_maps: tuple[DepthMap, ...] = ()
     fused: FuseStatistics = field(default_factory=FuseStatistics)
+    map_from_rig: Rigid3 | None = None
+    """Where a moving rig was at this stamp; None where that is not known, or it stands still."""
 
 
 class MappingPipeline:
@@ -105,6 +115,40 @@ class MappingPipeline:
         self._collected: list[FrameSet] = []
         self._failed_at_ns: int | None = None
         self._undistorter = Undistorter()
+        self.last_views: tuple[tuple[Frame, Rigid3], ...] = ()
+        """Undistorted images of the newest set and where they were taken, for archives."""
+        self.landmarks: tuple[Landmarks, ...] = ()
+        """Of the archive that was loaded, if one was."""
+        self.extra: dict[str, bytes] = {}
+        """Members of that archive that others keep there; they are saved again."""
+        self._scale_drift = ScaleDrift()
+        self.self_filter = SelfFilter(config)
+        locator = make_locator(config, rig, bootstrapper)
+        self._moving = MovingMap(self, locator) if locator is not None else None
+
+    @property
+    def scale_drift(self) -> float:
+        """Relative change of the scale since the bootstrap, NaN where nothing shows it."""
+        return self._scale_drift.value
+
+    @property
+    def map_from_world(self) -> Rigid3 | None:
+        """What turns the places that odometry gives into the map's; None without any."""
+        return self._moving.locator.map_from_world if self._moving else None
+
+    def path(self) -> list[tuple[int, Rigid3]]:
+        """Stamp and `map_from_rig` of the keyframes of a moving rig, corrected."""
+        return self._moving.locator.path if self._moving else []
+
+    @property
+    def keyframes(self) -> int:
+        """Sets of a moving rig that have a place."""
+        return self._moving.locator.keyframes if self._moving else 0
+
+    @property
+    def loops(self) -> int:
+        """That a moving rig has closed."""
+        return self._moving.locator.loops if self._moving else 0
 
     @property
     def bootstrapper(self) -> Bootstrapper:
@@ -163,11 +207,14 @@ class MappingPipeline:
         self.map.config = config.map
         self.aligner.config = config.align
         self.depth_estimator.set_config(config)
+        self.self_filter.config = config
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig for the next bootstrap."""
         self.rig = rig
         self._bootstrapper = self._given_bootstrapper
+        if self._moving is not None:
+            self._moving.set_rig(rig)
 
     def reset(self) -> None:
         """Forget the scene and the map; the next sets bootstrap again."""
@@ -178,6 +225,45 @@ class MappingPipeline:
         self.failure = ""
         self._collected.clear()
         self._failed_at_ns = None
+        self.last_views, self.landmarks, self.extra = (), (), {}
+        if self._moving is not None:
+            self._moving.reset()
+
+    @property
+    def corrections(self) -> int:
+        """How often the map of a moving rig was made anew because its path had changed."""
+        return self._moving.corrections if self._moving is not None else 0
+
+    def kept_views(self, most: int) -> list[DepthMap]:
+        """Depth maps of a moving rig's keyframes as they lie now, evenly over its path."""
+        return self._moving.kept_views(most) if self._moving is not None else []
+
+    def take_over(self, saved: SavedMap) -> None:
+        """Go on with a loaded map in place of the present one, without a bootstrap.
+
+        Raises:
+            VggtRosError: the depth estimator cannot serve its cameras; nothing has changed.
+        """
+        aligner = DepthAligner(self.config.align)
+        aligner.load_state(saved.alignment)
+        try:
+            self.depth_estimator.prepare(saved.scene)
+        except VggtRosError:
+            if self.scene is not None:
+                self.depth_estimator.prepare(self.scene)
+            raise
+        self.reset()
+        self.map, self.scene, self.aligner = saved.map, saved.scene, aligner
+        self.map.config = self.config.map
+        self.landmarks, self.extra = saved.landmarks, dict(saved.extra)
+        self.state = PipelineState.MAPPING
+        log.info(
+            "goes on with the map of %s: %d cameras, %d points, scale %s",
+            saved.path,
+            len(saved.scene.map_from_camera),
+            saved.map.size,
+            saved.scene.scale,
+        )
 
     def load_calibration(self) -> None:
         """Begin with each camera's scale and shift in `align.calibration_file`, if it exists.
@@ -211,6 +297,10 @@ class MappingPipeline:
             ConfigError: the set has no room in `map.budget_mb`; in the bootstrap the same holds.
         """
         self.sets_received += 1
+        if self._moving is not None:
+            moving = self._moving
+            result = self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            return replace(result, map_from_rig=moving.map_from_rig(frame_set))
         bootstrapped = False
         if self.scene is None:
             bootstrapped = self._bootstrap(frame_set)
@@ -220,32 +310,62 @@ class MappingPipeline:
 
         with self.timings.measure("undistort"):
             calibrated = self._calibrated(frame_set, self.scene)
+        poses = self.scene.map_from_camera
+        self.last_views = tuple((f, poses[f.camera]) for f in calibrated.frames)
         with self.timings.measure("depth"):
-            predictions = self.depth_estimator.estimate(calibrated)
+            predictions = self.self_filter.masked(
+                self.depth_estimator.estimate(calibrated), self.scene, self.rig
+            )
         with self.timings.measure("align"):
-            depth_maps = self._align(predictions, self.scene)
+            depth_maps = self.self_filter.outside_box(
+                self._align(predictions, self.scene), self.scene.map_from_rig
+            )
+            self._scale_drift.observe(calibrated, depth_maps)
         with self.timings.measure("fuse"):
             accepted = [d for d in depth_maps if d.alignment.accepted]
-            fused = self.map.fuse([self._for_map(d) for d in accepted], bootstrapped)
+            fused = self.map.fuse(
+                [depth_of_sure_pixels(d, self.config) for d in accepted], bootstrapped
+            )
         if accepted:
             self.sets_used += 1
         else:
             self.dropped["no depth accepted"] += 1
         return StepResult(frame_set.stamp_ns, bootstrapped, depth_maps, fused)
 
-    def _for_map(self, depth_map: DepthMap) -> DepthMap:
-        """Stereo as it is fused: without the pixels that are good enough to be looked at only."""
-        if depth_map.alignment.kind is not DepthKind.TRIANGULATED:
-            return depth_map
-        is_sure = depth_map.confidence >= self.config.plane_sweep.map_confidence
-        return replace(depth_map, depth=np.where(is_sure, depth_map.depth, np.float32(np.nan)))
+    def finish(self) -> StepResult | None:
+        """Map what a moving rig saw since its last window; for the end of a recording.
+
+        Raises:
+            AlignmentError: there was no map, and this made none.
+        """
+        return self._moved(0, self._moving.finish) if self._moving is not None else None
+
+    def _moved(self, stamp_ns: int, work: Callable[[], Moved]) -> StepResult:
+        """What a set of a moving rig led to."""
+        moving = self._moving
+        assert moving is not None  # for the type checker: the callers have looked
+        try:
+            moved = work()
+        except VggtRosError as error:
+            self.state = PipelineState.FAILED
+            self.failure = str(error)
+            self.dropped["bootstrap failed"] += 1
+            raise
+        finally:
+            self.dropped += moving.take_drops()
+        self.scene = moving.scene or self.scene  # a loaded one until the first window
+        if self.scene is not None:
+            self.state = PipelineState.MAPPING
+            self.failure = moved.failure
+        self.sets_used += moved.used
+        return StepResult(stamp_ns, moved.began, moved.depth_maps, moved.fused)
 
     def cloud(self, voxel_m: float = 0.0, max_points: int = 0) -> PointCloud:
         """A copy of the map as it is to be shown and exported."""
         settings = self.config.map
         cloud = self.map.cloud(settings.min_hits, settings.min_confidence, voxel_m, max_points)
         metric = self.scene is not None and self.scene.scale.is_metric
-        return replace(cloud, frame=self.config.frame.map, is_metric=metric)
+        return replace(cloud, frame=map_frame(self.config.frame.map, self.scene), is_metric=metric)
 
     def _bootstrap(self, frame_set: FrameSet) -> bool:
         """Collect sets until there are enough, then find the scene; True when it is found."""
@@ -261,12 +381,16 @@ class MappingPipeline:
         try:
             with self.timings.measure("bootstrap"):
                 unscaled = self.bootstrapper.bootstrap(sets)
-                scene = align_scene(unscaled, self.rig, self.config.scale)
-            if self.config.scale.require_metric and not scene.scale.is_metric:
-                raise AlignmentError(
-                    "scale: scale.require_metric is set, but nothing gives the scale; give "
-                    "rig_from_camera of two cameras (rig_file or TF) or scale.metres_per_unit"
+                evidence = scale_evidence(
+                    unscaled,
+                    sets,
+                    self.rig,
+                    self.config.scale,
+                    self.depth_estimator,
+                    self._calibrated,
                 )
+                scene = align_scene(unscaled, self.rig, self.config.scale, evidence=evidence)
+            check_metric(scene.scale, self.config.scale)
             with self.timings.measure("prepare depth"):
                 self.depth_estimator.prepare(scene)
             self._seed(unscaled, scene)
@@ -277,6 +401,7 @@ class MappingPipeline:
             self._failed_at_ns = frame_set.stamp_ns
             raise
         self.scene = scene
+        self._scale_drift.reset()
         self.state = PipelineState.MAPPING
         self.failure = ""
         log.info(
@@ -291,6 +416,7 @@ class MappingPipeline:
         """Begin the map with the depth of a dense bootstrap, which later depth is fitted to."""
         depth_maps = dense_depth_maps(unscaled, scene)
         if depth_maps:
+            depth_maps = self.self_filter.unseen(depth_maps, scene, self.rig)
             with self.timings.measure("seed"):
                 self.map.fuse(depth_maps, bootstrap=True)
 
@@ -315,27 +441,13 @@ class MappingPipeline:
     def _align(
         self, predictions: Sequence[DepthPrediction], scene: AlignedScene
     ) -> tuple[DepthMap, ...]:
-        jobs = [
-            (p, self._reference(p, scene), scene.map_from_camera[p.camera]) for p in predictions
-        ]
+        poses = scene.map_from_camera
+        jobs = [(p, self._reference(p, scene), poses[p.camera]) for p in predictions]
         return tuple(self.aligner.align_set(jobs))
 
     def _reference(self, prediction: DepthPrediction, scene: AlignedScene) -> Float32 | None:
-        """Depth of the map as the camera of a prediction sees it, or of the scene's points.
-
-        The points also serve a camera that the map does not show, for it was silent or refused
-        so far: nothing of it would ever reach the map. Stereo needs no reference.
-        """
-        map_from_camera = scene.map_from_camera[prediction.camera]
-        rendered = None
-        if self.map.size:
-            rendered = self.map.render(prediction.model, map_from_camera).depth
-            is_stereo = prediction.kind is DepthKind.TRIANGULATED
-            if is_stereo or np.isfinite(rendered).sum() >= self.config.align.min_pixels:
-                return rendered
-        if len(scene.points_in_map):
-            return reference_from_points(scene.points_in_map, prediction.model, map_from_camera)
-        return rendered
+        pose, least = scene.map_from_camera[prediction.camera], self.config.align.min_pixels
+        return reference_depth(self.map, prediction, pose, scene.points_in_map, least)
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`: nothing that differs between two runs on the same data."""
@@ -343,12 +455,17 @@ class MappingPipeline:
             "state": self.state.value,
             "failure": self.failure,
             **scene_report(self.scene, self.config.cameras),
+            "scale_drift": self.scale_drift if math.isfinite(self.scale_drift) else None,
             "sets": {
                 "received": self.sets_received,
                 "used": self.sets_used,
                 "dropped": dict(sorted(self.dropped.items())),
             },
             "map": map_report(self.cloud()),
+            "motion": {
+                "mode": self.config.motion,
+                **(self._moving.report() if self._moving else {}),
+            },
             "bootstrapper": self.scene.bootstrapper if self.scene else self.config.bootstrap,
             "depth_estimator": self.depth_estimator.name,
             "engines": {name: dataclasses.asdict(engine) for name, engine in self.engines.items()},

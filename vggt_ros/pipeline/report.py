@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.types import AlignedScene, PointCloud
+from vggt_ros.types import AlignedScene, PointCloud, unscaled_frame
 
 
 def scene_report(scene: AlignedScene | None, cameras: Sequence[str]) -> dict[str, Any]:
@@ -25,6 +25,11 @@ def scene_report(scene: AlignedScene | None, cameras: Sequence[str]) -> dict[str
         "scale": _scale(scene),
         "up_source": scene.up_source if scene else "none",
     }
+
+
+def map_frame(name: str, scene: AlignedScene | None) -> str:
+    """The map's frame: `frame.map`, or `unscaled_frame` of it where lengths are not metres."""
+    return name if scene is None or scene.scale.is_metric else unscaled_frame(name)
 
 
 def map_report(cloud: PointCloud) -> dict[str, Any]:
@@ -80,4 +85,5 @@ def _scale(scene: AlignedScene | None) -> dict[str, Any]:
         return {"value": None, "sigma": None, "source": "none"}
     scale = scene.scale
     sigma = scale.sigma if math.isfinite(scale.sigma) else None
-    return {"value": scale.value, "sigma": sigma, "source": scale.source.value}
+    found = {"value": scale.value, "sigma": sigma, "source": scale.source_name}
+    return found | ({"contradiction": scale.contradiction} if scale.contradiction else {})

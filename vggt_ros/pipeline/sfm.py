@@ -86,7 +86,8 @@ class SfmBootstrapper:
             f"(expected at least {100 * LEAST_AGREEMENT:.0f} %); not registered: "
             f"{', '.join(failed) or 'none'}; the views "
             "need texture and overlap of about two thirds of the image between neighbours "
-            "(up to 30 degrees apart), or several sets of a moving rig (sfm.sets)"
+            "(up to 30 degrees apart), or several sets of a moving rig (sfm.sets); where TF or a "
+            "rig file has the poses, bootstrap: rig takes them as they are"
         )
 
 

@@ -44,7 +44,7 @@ def depth_range(
         min_depth, max_depth: if > 0, used as they are.
     """
     in_camera = camera_from_map.apply(np.asarray(points_in_map, np.float64).reshape(-1, 3))
-    z = in_camera[_visible(model, in_camera), 2]
+    z = in_camera[visible(model, in_camera), 2]
     if len(z) >= MIN_POINTS:
         low, high = np.percentile(z, [2.0, 98.0])
         near, far = float(low) / 1.5, float(high) * 1.5
@@ -73,15 +73,15 @@ def rank_sources(
     model, pose = models[reference], map_from_camera[reference]
     in_camera = pose.inverse().apply(points_in_map.reshape(-1, 3))
     z = in_camera[:, 2]
-    in_camera = in_camera[_visible(model, in_camera) & (z > near) & (z < far)]
+    in_camera = in_camera[visible(model, in_camera) & (z > near) & (z < far)]
     if len(in_camera) < MIN_POINTS:
-        in_camera = _grid(model, near, far)
+        in_camera = view_grid(model, near, far)
     points = pose.apply(in_camera[:: max(1, len(in_camera) // 1000)])
     scores = {}
     for name, other in map_from_camera.items():
         if name == reference or name not in models:
             continue
-        seen = _visible(models[name], other.inverse().apply(points))
+        seen = visible(models[name], other.inverse().apply(points))
         angles = _angles(points, pose.translation, other.translation)
         overlap = float(seen.mean())
         typical = float(np.median(angles[seen])) if seen.any() else 0.0
@@ -118,12 +118,12 @@ def inverse_depth_planes(
     than `most` planes are never made, and then the step is larger than a pixel.
     """
     q0, q1 = 1.0 / far, 1.0 / near
-    grid = _grid(model, near, far)
+    grid = view_grid(model, near, far)
     step = (q1 - q0) / (fewest - 1)
     small = 1e-3 * (q1 - q0)
     for other, pose in zip(source_models, source_from_reference, strict=True):
         here = pose.apply(grid)
-        seen = _visible(other, here)
+        seen = visible(other, here)
         if not seen.any():
             continue
         q = 1.0 / grid[seen, 2]
@@ -136,14 +136,15 @@ def inverse_depth_planes(
     return np.linspace(q0, q1, count)
 
 
-def _visible(model: CameraModel, points_in_camera: NDArray[np.float64]) -> NDArray[np.bool_]:
+def visible(model: CameraModel, points_in_camera: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of the points (..., 3) lie before the camera and inside its image."""
     pixels = model.project(points_in_camera)
     with np.errstate(invalid="ignore"):
         inside = (pixels >= 0) & (pixels <= np.array([model.width - 1, model.height - 1]))
     return np.asarray(inside.all(axis=-1) & (points_in_camera[..., 2] > 0))
 
 
-def _grid(model: CameraModel, near: float, far: float) -> NDArray[np.float64]:
+def view_grid(model: CameraModel, near: float, far: float) -> NDArray[np.float64]:
     """Points (M, 3) in the camera: 12 x 9 pixels at six depths, uniform in inverse depth."""
     x = (np.linspace(0, model.width - 1, 12) - model.cx) / model.fx
     y = (np.linspace(0, model.height - 1, 9) - model.cy) / model.fy

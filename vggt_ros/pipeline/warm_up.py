@@ -8,7 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from vggt_ros.config import Config, MapConfig, ScaleConfig
+from vggt_ros.config import Config, MapConfig, ScaleConfig, SelfFilterConfig
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.types import (
     AlignedScene,
@@ -114,4 +114,12 @@ def warm_up_config(config: Config) -> Config:
     """
     chosen = config.map
     scratch = MapConfig(kind=chosen.kind, tsdf_device=chosen.tsdf_device, carve=chosen.carve)
-    return replace(config, cameras=list(_CAMERAS), scale=ScaleConfig(source="none"), map=scratch)
+    return replace(
+        config,
+        cameras=list(_CAMERAS),
+        motion="static",
+        scale=ScaleConfig(source="none"),
+        camera={},
+        self_filter=SelfFilterConfig(),
+        map=scratch,
+    )

@@ -164,6 +164,10 @@ class BagReader:
             return message
         return None
 
+    def transform_topics(self, static: bool) -> list[str]:
+        """The topics of `/tf_static` or `/tf`, those in namespaces too."""
+        return self._named("tf_static" if static else "tf")
+
     def static_transforms(self) -> dict[str, tuple[str, Rigid3]]:
         """Child frame to (parent, `parent_from_child`): /tf_static, and what never moves on /tf.
 

@@ -25,6 +25,8 @@ class BagCameras:
     """Image topic to camera."""
     notes: tuple[str, ...]
     """Sentences about what was asked for and is not there."""
+    depth_topics: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Depth topic (`camera.<name>.depth_topic`) to camera."""
 
 
 def choose_cameras(bag: BagReader, config: Config) -> BagCameras:
@@ -68,7 +70,7 @@ def choose_cameras(bag: BagReader, config: Config) -> BagCameras:
         configured = config.camera.get(name, CameraConfig()).frame_id
         in_rig = next((c.frame_id for c in file.cameras if c.name == name), "")
         frames[name] = configured or in_rig or frame
-    poses, rig_frame = _poses(bag, frames, file, config.frame.rig)
+    poses, rig_frame = _poses(bag, frames, file, config)
     cameras = tuple(
         RigCamera(
             name,
@@ -85,7 +87,14 @@ def choose_cameras(bag: BagReader, config: Config) -> BagCameras:
         f"camera '{name}' of the rig file is not in the bag{nearest(name, grouped)}"
         for name in lost
     ]
-    return BagCameras(Rig(cameras, rig_frame), topics, tuple(notes))
+    depth_topics = {}
+    for name in chosen:
+        asked = config.camera.get(name, CameraConfig()).depth_topic
+        if asked:
+            topic = _absolute(asked, bag)
+            _check_type(bag, topic, f"camera.{name}.depth_topic", (IMAGE, COMPRESSED_IMAGE))
+            depth_topics[topic] = name
+    return BagCameras(Rig(cameras, rig_frame), topics, tuple(notes), depth_topics)
 
 
 def _topics(
@@ -160,11 +169,19 @@ def _calibration(
 
 
 def _poses(
-    bag: BagReader, frames: Mapping[str, str], file: Rig, rig_frame: str
+    bag: BagReader, frames: Mapping[str, str], file: Rig, config: Config
 ) -> tuple[dict[str, Rigid3], str]:
+    prefix = config.frame.prefix
     if file.poses:
-        return file.poses, file.rig_frame
-    poses, root = TransformTree(bag.static_transforms()).camera_poses(
-        {name: frame for name, frame in frames.items() if frame}
-    )
-    return poses, root or rig_frame
+        return file.poses, prefix + file.rig_frame
+    transforms = bag.static_transforms()
+    if config.motion == "tf":
+        # A robot that stands still at first is not fixed to the world.
+        world = (prefix + config.frame.map, prefix + config.frame.odom)
+        transforms = {c: entry for c, entry in transforms.items() if entry[0] not in world}
+    known = {name: frame for name, frame in frames.items() if frame}
+    poses, root = TransformTree(transforms).camera_poses(known)
+    if not poses and config.motion == "tf" and len(known) == 1:  # a rig of one, moved by TF
+        ((name, frame),) = known.items()
+        return {name: Rigid3.identity()}, frame.lstrip("/")
+    return poses, root or prefix + config.frame.rig

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vggt_ros.errors import CalibrationError, SourceError
 from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.pipeline.image_limits import check_size
 from vggt_ros.types import StampedImage
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -25,6 +26,15 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
 NANOSECONDS = 1_000_000_000
+
+MAX_FRAME_ID = 256
+"""The longest name of a topic in DDS; frames follow the same habits."""
+_QUOTED = 60
+"""Characters that a message quotes of what others wrote."""
+_MAX_COEFFICIENTS = 14
+"""Of a distortion model (OpenCV calib3d)."""
+_FOCAL_WIDTHS = (0.01, 10_000.0)
+"""Focal length in image widths: from a 178 degree pinhole to a telescope of 20 arc seconds."""
 
 LAYOUTS: dict[str, tuple[str, int]] = {
     "rgb8": ("u1", 3),
@@ -65,6 +75,28 @@ def stamp_ns(header: Any) -> int:
     return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec)
 
 
+def frame_id_of(header: Any, camera: str) -> str:
+    """`std_msgs/Header.frame_id`, which goes on into transforms and messages of our own.
+
+    Raises:
+        SourceError: longer than `MAX_FRAME_ID`, or with bytes that are no text.
+    """
+    name = str(header.frame_id)
+    # U+FFFD is what rclpy reads for bytes that are not UTF-8.
+    if len(name) > MAX_FRAME_ID or not name.isprintable() or "\ufffd" in name:
+        raise SourceError(
+            f"camera '{camera}': expected a frame_id of at most {MAX_FRAME_ID} printable "
+            f"characters, got {quoted(name)}"
+        )
+    return name
+
+
+def quoted(text: str) -> str:
+    """Text of a stranger for a message: one line, not long."""
+    shown = ascii(text[:_QUOTED])
+    return shown if len(text) <= _QUOTED else f"{shown}... ({len(text)} characters)"
+
+
 # ---------------------------------------------------------------------------- images
 
 
@@ -81,8 +113,8 @@ def image_from_message(message: Any, camera: str) -> StampedImage:
     encoding = str(message.encoding)
     if encoding not in LAYOUTS:
         raise SourceError(
-            f"camera '{camera}': image encoding '{encoding}' is not supported; expected one of "
-            f"{', '.join(LAYOUTS)}, or a compressed topic"
+            f"camera '{camera}': image encoding {quoted(encoding)} is not supported; expected one "
+            f"of {', '.join(LAYOUTS)}, or a compressed topic"
         )
     kind, channels = LAYOUTS[encoding]
     dtype = np.dtype((">" if message.is_bigendian else "<") + kind)
@@ -94,13 +126,14 @@ def image_from_message(message: Any, camera: str) -> StampedImage:
             f"camera '{camera}': image of {width}x{height} {encoding} needs rows of {row} bytes, "
             f"got step {step} and {len(data)} bytes"
         )
+    check_size(width, height, f"camera '{camera}'")
     shape: tuple[int, ...] = (height, width)
     strides: tuple[int, ...] = (step, channels * dtype.itemsize)
     if channels > 1:
         shape, strides = (*shape, channels), (*strides, dtype.itemsize)
     pixels: NDArray[np.generic] = np.ndarray(shape, dtype, data, strides=strides)
     header = message.header
-    return StampedImage(camera, stamp_ns(header), pixels, encoding, str(header.frame_id))
+    return StampedImage(camera, stamp_ns(header), pixels, encoding, frame_id_of(header, camera))
 
 
 def compressed_image_from_message(message: Any, camera: str) -> StampedImage:
@@ -116,12 +149,16 @@ def compressed_image_from_message(message: Any, camera: str) -> StampedImage:
     encoding = sniff_encoding(data)
     if "compressedDepth" in text or (not encoding and not _named_encoding(text)):
         raise SourceError(
-            f"camera '{camera}': compressed image format '{text}' is not supported; expected "
-            f"jpeg or png"
+            f"camera '{camera}': compressed image format {quoted(text)} is not supported; "
+            f"expected jpeg or png"
         )
     header = message.header
     return StampedImage(
-        camera, stamp_ns(header), data, encoding or _named_encoding(text), str(header.frame_id)
+        camera,
+        stamp_ns(header),
+        data,
+        encoding or _named_encoding(text),
+        frame_id_of(header, camera),
     )
 
 
@@ -231,6 +268,12 @@ def model_from_camera_info(
             f"{where}: expected K = [fx 0 cx; 0 fy cy; 0 0 1] with fx, fy > 0, got {k.tolist()}"
         )
     width, height = int(message.width), int(message.height)
+    least, most = (bound * max(width, 1) for bound in _FOCAL_WIDTHS)
+    if not (least <= fx <= most and least <= fy <= most):
+        raise CalibrationError(
+            f"{where}: expected a focal length between {least:g} and {most:g} px for images "
+            f"{width} px wide, got {fx:g} and {fy:g}; calibrate again"
+        )
     name, coefficients = ("none", ()) if rectified else _distortion(message, where)
     try:
         model = CameraModel(
@@ -242,9 +285,15 @@ def model_from_camera_info(
 
 
 def _distortion(message: Any, where: str) -> tuple[str, tuple[float, ...]]:
+    if len(message.d) > _MAX_COEFFICIENTS:
+        raise CalibrationError(
+            f"{where}: expected at most {_MAX_COEFFICIENTS} numbers in D, got {len(message.d)}"
+        )
     coefficients = tuple(float(c) for c in message.d)
     name = str(message.distortion_model)
     name = _DISTORTION_NAMES.get(name, name)
+    if len(name) > _QUOTED or not name.isprintable():
+        raise CalibrationError(f"{where}: distortion model {quoted(name)} is unknown")
     if not all(math.isfinite(c) for c in coefficients):
         raise CalibrationError(f"{where}: D has NaN or infinity: {list(coefficients)}")
     # An equidistant lens without coefficients is still a fisheye; the others are then pinholes.
@@ -309,6 +358,16 @@ def transforms_from_message(message: Any) -> Iterable[tuple[str, str, Rigid3]]:
     Raises:
         CalibrationError: NaN or a quaternion that is not of length 1.
     """
+    for parent, child, pose, _ in stamped_transforms_from_message(message):
+        yield parent, child, pose
+
+
+def stamped_transforms_from_message(message: Any) -> Iterable[tuple[str, str, Rigid3, int]]:
+    """As `transforms_from_message`, with the stamp [ns] of each.
+
+    Raises:
+        CalibrationError: NaN or a quaternion that is not of length 1.
+    """
     for stamped in message.transforms:
         parent = str(stamped.header.frame_id).lstrip("/")
         child = str(stamped.child_frame_id).lstrip("/")
@@ -317,7 +376,7 @@ def transforms_from_message(message: Any) -> Iterable[tuple[str, str, Rigid3]]:
             pose = Rigid3.from_quaternion((q.x, q.y, q.z, q.w), (t.x, t.y, t.z))
         except ValueError as error:
             raise CalibrationError(f"transform '{parent}' from '{child}': {error}") from error
-        yield parent, child, pose
+        yield parent, child, pose, stamp_ns(stamped.header)
 
 
 def tf_message(transforms: Iterable[tuple[str, str, Rigid3]], stamp_ns: int) -> Any:
