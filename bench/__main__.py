@@ -25,6 +25,7 @@ SECTIONS = {
     "video_decode": "Video decoding",
     "map_limits": "Map: what moves, memory, growth",
     "dds": "Images over DDS",
+    "map_rendering": "Rendering the map beside its peers",
     "scale": "Scale and the check of the rig",
 }
 """Module of this folder, each with `figures() -> list[Figure]`, and the title of its section."""
@@ -32,6 +33,7 @@ SECTIONS = {
 ON_REQUEST = {
     "export": "Export of VGGT-1B",
     "motion": "Path of one moving camera",
+    "drive": "Odometry corrected on a drive through rooms",
 }
 """Likewise, but run only where named: minutes, gigabytes, or packages that not everybody has."""
 

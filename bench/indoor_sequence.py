@@ -123,6 +123,16 @@ def _raw(folder: Path) -> tuple[list[Image], list[NDArray[np.float32]], list[Rig
     return colours, depths, poses
 
 
+def colours_as_stored(folder: Path | None = None) -> list[Image]:
+    """The 60 images with their distortion."""
+    return _raw(folder or data_folder())[0]
+
+
+def depths_as_stored(folder: Path | None = None) -> list[NDArray[np.float32]]:
+    """What the depth camera recorded [m], NaN holes; in its own pixels."""
+    return _raw(folder or data_folder())[1]
+
+
 def _normalised(pixels: Array, calibration: Calibration) -> Array:
     """Colour pixels (N, 2) to points (N, 3) at z = 1, without distortion."""
     f, k1 = calibration.focal_px, calibration.k1

@@ -11,22 +11,21 @@ The mapper needs the names of the cameras: those of the rig file, or `cameras` i
 from typing import List  # noqa: UP035 (what launch_ros compares with)
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument
 from launch.conditions import IfCondition
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
 
-# The first start compiles kernels before the mapper subscribes.
-WAIT_FOR_SUBSCRIBERS_S = 180.0
+from vggt_ros.nodes.launching import (
+    WAIT_FOR_SUBSCRIBERS_S,
+    mapper_actions,
+    mapper_arguments,
+    typed,
+)
 
 
 def generate_launch_description():
     """The camera source and, unless `mapper:=false`, the mapper."""
-    share = FindPackageShare("vggt_ros")
-
     arguments = [
         DeclareLaunchArgument(
             "kind", default_value="images", description="images, videos, webcams"
@@ -42,46 +41,30 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "compressed", default_value="false", description="publish compressed images"
         ),
-        DeclareLaunchArgument(
-            "rig_file", default_value="", description="RIG.yaml with the cameras; empty: none"
-        ),
-        DeclareLaunchArgument(
-            "params_file",
-            default_value=PathJoinSubstitution([share, "config", "default.yaml"]),
-            description="parameters of the mapper",
-        ),
         DeclareLaunchArgument("mapper", default_value="true", description="start the mapper too"),
-        DeclareLaunchArgument("rviz", default_value="false", description="show the map in RViz"),
+        *mapper_arguments(),
     ]
     source = Node(
         package="vggt_ros",
         executable="camera_source",
         name="camera_source",
+        namespace=LaunchConfiguration("namespace"),
         output="screen",
         parameters=[
             {
-                "kind": ParameterValue(LaunchConfiguration("kind"), value_type=str),
-                "source": ParameterValue(LaunchConfiguration("source"), value_type=str),
-                "webcams": ParameterValue(LaunchConfiguration("webcams"), value_type=List[str]),  # noqa: UP006
-                "frame_step": ParameterValue(LaunchConfiguration("frame_step"), value_type=int),
-                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
-                "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
-                "raw": ParameterValue(LaunchConfiguration("raw"), value_type=bool),
-                "compressed": ParameterValue(LaunchConfiguration("compressed"), value_type=bool),
-                "rig_file": ParameterValue(LaunchConfiguration("rig_file"), value_type=str),
+                "kind": typed("kind", str),
+                "source": typed("source", str),
+                "webcams": typed("webcams", List[str]),  # noqa: UP006
+                "frame_step": typed("frame_step", int),
+                "rate": typed("rate", float),
+                "loop": typed("loop", bool),
+                "raw": typed("raw", bool),
+                "compressed": typed("compressed", bool),
+                "rig_file": typed("rig_file", str),
+                "frame_prefix": typed("frame_prefix", str),
                 "wait_for_subscribers_s": WAIT_FOR_SUBSCRIBERS_S,
             }
         ],
     )
-    mapper = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(
-            PathJoinSubstitution([share, "launch", "static_rig.launch.py"])
-        ),
-        launch_arguments={
-            "params_file": LaunchConfiguration("params_file"),
-            "rig_file": LaunchConfiguration("rig_file"),
-            "rviz": LaunchConfiguration("rviz"),
-        }.items(),
-        condition=IfCondition(LaunchConfiguration("mapper")),
-    )
-    return LaunchDescription([*arguments, mapper, source])
+    mapper = mapper_actions(condition=IfCondition(LaunchConfiguration("mapper")))
+    return LaunchDescription([*arguments, *mapper, source])

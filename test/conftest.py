@@ -99,3 +99,42 @@ def fake_engine():
         return Engine(Path("fake.onnx"), FakeBackend(shape, answer), passport, None)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def driving(tmp_path_factory):
+    """A robot of four cameras that drives through a room for 3 s; recorded with two kinds of TF.
+
+    `bags` by the frame that says where it is: "map", of a localiser that is right, and "odom", of
+    odometry that is 2 % too long; `map_from_rig` at a stamp [ns].
+    """
+    import dataclasses
+    import math
+    from types import SimpleNamespace
+
+    from vggt_ros.synthetic.driving import drifting, simulate_drive, swing_through_room
+    from vggt_ros.synthetic.record import BASE_FROM_RIG, Odometry, record
+    from vggt_ros.synthetic.scenes import arc_rig, demo_room
+
+    room = demo_room()
+    still = tuple(thing for thing in room.objects if thing.motion is None)
+    world = dataclasses.replace(room, objects=still)
+    rig = arc_rig(4, 0.25, math.radians(20.0), 320, 240, math.radians(88.0))
+    start_ns, sets = 1_767_225_600 * 10**9, 16
+
+    def map_from_rig(time_s):
+        return swing_through_room(time_s) @ BASE_FROM_RIG
+
+    taken = list(simulate_drive(world, rig, map_from_rig, sets, 5.0, start_ns))
+    folder = tmp_path_factory.mktemp("driving")
+    paths = {"map": swing_through_room, "odom": drifting(swing_through_room, 0.02)}
+    for frame, path in paths.items():
+        odometry = Odometry(path, start_ns, odom_frame=frame)
+        record(folder / frame, rig, taken, rig.names[:2], odometry=odometry)
+    return SimpleNamespace(
+        bags={frame: folder / frame for frame in paths},
+        rig=rig,
+        world=world,
+        sets=sets,
+        map_from_rig=lambda stamp_ns: map_from_rig((stamp_ns - start_ns) * 1e-9),
+    )

@@ -91,6 +91,11 @@ class FrameConfig:
     tf_history_s: float = parameter(
         10.0, "transforms of /tf are remembered this long", unit="s", low=0.1, high=600.0
     )
+    prefix: str = parameter(
+        "",
+        "before every frame that is named here, in camera.<name>.frame_id or in the rig file, "
+        "such as robot1/; frames that come with messages and TF stay as they are",
+    )
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,22 @@ class IngestConfig:
     """`ingest.*`: from stamped images to frame sets."""
 
     max_skew_ms: float = parameter(
-        20.0, "largest difference of stamps within a set", unit="ms", low=0.0, high=10_000.0
+        20.0,
+        "largest difference of stamps within a set",
+        unit="ms",
+        low=0.0,
+        high=10_000.0,
+        runtime=True,
     )
     queue_size: int = parameter(
         8, "images kept per camera while a set is incomplete", low=1, high=1000
     )
     min_cameras: int = parameter(
-        0, "smallest number of cameras of a set; 0: all of them", low=0, high=16
+        0,
+        "smallest number of cameras of a set; 0: all of them",
+        low=0,
+        high=16,
+        runtime=True,
     )
     silent_after_s: float = parameter(
         10.0,
@@ -113,6 +127,7 @@ class IngestConfig:
         unit="s",
         low=0.0,
         high=3600.0,
+        runtime=True,
     )
     reliability: str = parameter(
         "auto",
@@ -462,7 +477,7 @@ class PublishConfig:
     )
     points: bool = parameter(True, "publish ~/points of the latest set", runtime=True)
     depth: bool = parameter(True, "publish depth images", runtime=True)
-    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100)
+    status_rate_hz: float = parameter(2.0, "~/status", unit="Hz", low=0.1, high=100, runtime=True)
     depth_unscaled: bool = parameter(
         False,
         "publish depth images while the scale is unknown too; whoever reads them takes their "
@@ -529,13 +544,11 @@ class TrajectoryConfig:
     )
     max_loops: int = parameter(2, "loops that are tried after one window", low=0, high=100)
     calibration_views: int = parameter(
-        24,
-        "unknown intrinsics are found from a first window of so many images, then held",
+        16,
+        "unknown intrinsics are found from so many images, spread over the keyframes; again when "
+        "those are twice as many",
         low=2,
         high=200,
-    )
-    odometry_sigma: float = parameter(
-        0.02, "drift of the odometry, standard deviation over the path", low=1e-5, high=1.0
     )
     correct_voxels: float = parameter(
         1.0,

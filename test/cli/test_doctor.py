@@ -29,6 +29,7 @@ def distribution(tmp_path, monkeypatch):
     site = prefix / "lib" / "python3" / "site-packages"
     index = prefix / "share" / "ament_index" / "resource_index" / "packages"
     index.mkdir(parents=True)
+    (index / "rcl").touch()  # by which a distribution is told from a workspace
     site.mkdir(parents=True)
 
     def add(name, source="", folder=None):
@@ -116,9 +117,14 @@ def test_empy_4_is_named_before_colcon_fails_on_it(distribution, installed):
     assert found.mend == "pip uninstall -y empy"
 
 
-def test_the_wheels_alone_are_no_overlay(monkeypatch):
-    monkeypatch.setenv("AMENT_PREFIX_PATH", sys.prefix)
-    assert overlays.find_overlays() == []
+def test_the_wheels_are_no_overlay_with_a_workspace_on_them_neither(tmp_path, monkeypatch):
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "vggt_ros").touch()
+    for prefixes in (sys.prefix, f"{tmp_path}:{sys.prefix}"):
+        monkeypatch.setenv("AMENT_PREFIX_PATH", prefixes)
+        assert overlays.ros_prefixes() == []
+        assert overlays.find_overlays() == []
 
 
 def test_what_is_missing_is_named_by_the_way_of_installing(distribution, monkeypatch):

@@ -1,9 +1,15 @@
 """`vggt-ros reconstruct` from folders: files, forms, truth, and what ends it."""
 
+import io
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -152,6 +158,13 @@ def test_a_map_without_scale_stays_without(folders, tmp_path, mapped):
     report = report_of(tmp_path / "out")
     assert report["unit"] == "unscaled"
     assert any("no metric scale" in note for note in report["notes"])
+    # nor do poses of such a run give one
+    words = ("--intrinsics", folders.path / "k.json", "--poses", tmp_path / "out" / "poses.json")
+    words = ("--images", folders.path / "images", *words, *QUICK, "--max_batches", 1)
+    assert run(*words, "--out_dir", tmp_path / "again") == 0
+    report = report_of(tmp_path / "again")
+    assert report["unit"] == "unscaled"
+    assert any("are unscaled" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(
@@ -323,3 +336,83 @@ def test_the_volume_is_a_plain_archive(folders, tmp_path):
     with zipfile.ZipFile(tmp_path / "tsdf_volume.npz") as archive:
         assert archive.testzip() is None
         assert {"coords.npy", "values.npy"} <= set(archive.namelist())
+
+
+def test_a_flat_folder_is_one_camera_and_that_is_said(folders, tmp_path, capsys):
+    for k, name in enumerate(folders.rig.names):
+        shutil.copy(folders.path / "images" / name / "0.png", tmp_path / f"{k}.png")
+    assert run("--images", tmp_path, *QUICK, "--out_dir", tmp_path / "out") == 1
+    assert "--camera_per_image" in capsys.readouterr().err.splitlines()[-1]
+    assert report_of(tmp_path / "out")["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_the_fountain(shared_data, tmp_path, capsys):
+    """The commands of docs/reconstruct.md: dense, and sharp in COLMAP."""
+    pycolmap = pytest.importorskip("pycolmap")
+    photographs, out = shared_data / "fountain_p11", tmp_path / "fountain"
+    words = ("--images", photographs, "--camera_per_image", "--bootstrap", "sfm")
+    assert run(*words, "--out_dir", out) == 0
+    cloud = read_ply(out / "map_updated.ply")
+    assert len(cloud) >= 300_000
+    assert len(read_ply(out / "bootstrap_map.ply")) >= 300_000
+    assert main(["export", str(out), "--format", "colmap", "--images", str(photographs)]) == 0
+    model = pycolmap.Reconstruction(str(out / "map_colmap"))
+    assert len(model.images) == 11
+    measured = [p.error for p in model.points3D.values() if p.error >= 0]
+    assert len(measured) > 5_000
+    assert np.mean(measured) <= 0.7
+    # The preview shows the fountain: its stone is red, and it stands in the middle of both views.
+    sheet = cv2.imread(str(out / "preview.png")).astype(int)
+    for half in (slice(None, 960), slice(960, None)):
+        view = sheet[-640:, half]
+        red = (view[..., 2] > view[..., 1] + 25) & (view[..., 2] > 60)
+        assert red[160:520, 240:720].sum() > 8_000
+
+
+def test_reasons_without_their_figures():
+    from types import SimpleNamespace
+
+    from vggt_ros.cli.reconstruct_output import Output
+    from vggt_ros.types import DepthAlignment, DepthKind
+
+    output = Output(Path("unused"))
+    output._metrics = io.BytesIO()
+    for k in range(50):
+        reason = f"{k}.5% inliers, 50% needed; contradicts cam1 ({k + 0.25}% farther)"
+        fit = DepthAlignment("cam0", DepthKind.DISPARITY, 1, 0, 0.1, np.nan, 9, False, reason)
+        result = SimpleNamespace(depth_maps=(SimpleNamespace(alignment=fit, camera="cam0"),))
+        output.add_batch(k, k, result, 1.0, 2.0)
+    expected = "cam0: N% inliers, N% needed; contradicts cam1 (N% farther)"
+    assert output.rejected == {expected: 50}
+    rows = json.loads(output._metrics.getvalue() + b"]")
+    assert rows[0]["scale"] is None
+    assert rows[0]["residual"] is None
+
+
+def test_ctrl_c_writes_what_there_is(folders, tmp_path):
+    root = tmp_path / "images"
+    for name in folders.rig.names:
+        (root / name).mkdir(parents=True)
+        for k in range(2000):
+            source = folders.path / "images" / name / f"{k % 4}.png"
+            (root / name / f"{k}.png").symlink_to(source)
+    words = ("--intrinsics", folders.path / "k.json", "--poses", folders.path / "poses.json")
+    words = ("reconstruct", "--images", root, *words, *QUICK, "--out_dir", tmp_path / "out")
+    command = [sys.executable, "-m", "vggt_ros.cli.main", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        limit = time.monotonic() + 120
+        while not (tmp_path / "out" / "bootstrap_map.ply").exists():
+            assert time.monotonic() < limit
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted: writing what there is" in errors
+    assert "Traceback" not in errors
+    assert len(read_ply(tmp_path / "out" / "map_updated.ply")) > 1000
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -2,7 +2,11 @@
 
 import dataclasses
 import resource
+import shutil
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +169,60 @@ def test_no_second_copy_of_a_large_cloud(tmp_path, format):
         tracemalloc.stop()
     # NumPy writes NPZ through buffers of 16 MiB, laspy takes 8 MB for a chunk.
     assert peak - before < 20e6 < 0.45 * count * 31
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["ply", "pcd", "glb", "npz", "las", "colmap"])
+def test_fifty_million_points(tmp_path, format):
+    """The peak of a process that writes them, above what it held before."""
+    if format == "las":
+        pytest.importorskip("laspy")
+    # A model of COLMAP takes 83 bytes for a point that one camera sees.
+    count = 10_000_000 if format == "colmap" else 50_000_000
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("no peak of a process to be had here")
+    if shutil.disk_usage(tmp_path).free < 4e9:
+        pytest.skip("too little room on the disk")
+    code = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from vggt_ros.export.formats import export_map
+from vggt_ros.geometry import CameraModel, Rigid3, Sim3
+from vggt_ros.types import AlignedScene, PointCloud, ScaleEstimate, ScaleSource
+
+def status(name):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 1024
+
+count, path = {count}, sys.argv[1]
+points = np.empty((count, 3), np.float32)
+points[:, 0] = np.arange(count) % 5000 * 1e-3 - 2.5
+points[:, 1] = np.arange(count) // 5000 * 1e-3 - 5
+points[:, 2] = 4
+colours = np.full((count, 3), 90, np.uint8)
+cameras = {{"a": CameraModel(64, 48, 60.0, 60.0, 31.5, 23.5)}}
+poses = {{"a": Rigid3.identity()}}
+scene = AlignedScene(
+    cameras, poses, np.zeros((0, 3)), np.zeros((0, 3), np.uint8),
+    ScaleEstimate(1.0, 0.0, ScaleSource.RIG), Sim3.identity(), {{}}, "rig", (), "rig",
+)
+small = Path(path).parent / "small" / Path(path).name
+small.parent.mkdir()
+export_map(small, "{format}", PointCloud(points[:50000], colours[:50000]), scene=scene)
+cloud = PointCloud(points, colours)
+Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+before = status("VmRSS")
+export_map(path, "{format}", cloud, scene=scene)
+print(status("VmHWM") - before)
+"""
+    name = "model" if format == "colmap" else f"a.{format}"
+    words = [sys.executable, "-c", code, str(tmp_path / name)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    grown_mb = float(done.stdout)
+    print(f"{format}: {grown_mb:.0f} MB above the cloud of {count * 15 / 1e6:.0f} MB")
+    assert grown_mb < 0.5 * count * 15 / 1e6
 
 
 @pytest.mark.parametrize("format", ["ply", "pcd"])

@@ -266,7 +266,7 @@ def test_weights_do_not_overflow(world):
     depth_map = room(world)[:1]
     tsdf.fuse(depth_map)
     points = len(tsdf.cloud())
-    tsdf._flat("weight")[:] = 65_530
+    tsdf._blocks.flat("weight")[:] = 65_530
     tsdf._set = 1023
     for _ in range(8):
         tsdf.fuse(depth_map)

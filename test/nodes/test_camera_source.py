@@ -199,3 +199,21 @@ def test_absent_webcam_ends_it(start):
     assert source.wait(30.0) == 2
     assert "'front' (/dev/video63)" in source.output
     assert "Traceback" not in source.output
+
+
+def test_the_first_cameras(build, folder):
+    """As the flags of `reconstruct` choose them."""
+    node = build(CameraSource, {"source": folder / "sets", "num_cams": 1})
+    assert node._source.rig.names == ("left",)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"random_views": 3}, "at least the 3 cameras of random_views"),
+        ({"start_set": 3}, "start_set: means nothing with source images"),
+    ],
+)
+def test_cameras_and_sets_that_are_not_there(build, folder, parameters, expected):
+    with pytest.raises(VggtRosError, match=expected):
+        build(CameraSource, {"source": folder / "sets", **parameters})

@@ -197,6 +197,8 @@ def test_the_clock_of_a_camera_is_half_a_second_behind(rig):
         sets += 1
         next_ns += PERIOD_NS
         time.sleep(max(0.0, (next_ns - time.time_ns()) * 1e-9))
+    started = [d.header.stamp.sec + 1e-9 * d.header.stamp.nanosec for d in rig.diagnostics]
+    assert np.median(np.diff(started)) == pytest.approx(1.0, abs=0.3)
     last = rig.settle(waiting=5)  # of the right one
     assert last.sets_used == sets - 5  # those half a second apart were joined: they cannot know
     assert rig.drops == {"unmatched": 5}

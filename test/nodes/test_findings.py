@@ -17,9 +17,9 @@ from vggt_ros.nodes import finding_texts
 from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.diagnostics import diagnostics
 from vggt_ros.nodes.findings import Trend, fault_of, input_findings
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
 from vggt_ros.nodes.status import map_status
-from vggt_ros.nodes.worker import Health
 from vggt_ros.types import DepthAlignment, DepthKind, ScaleEstimate, ScaleSource
 
 NAMES = ("left", "right", "back")
@@ -245,7 +245,7 @@ def test_every_text_is_used_and_documented(repository):
     for kinds in (finding_texts.PIPELINE, finding_texts.CAMERA, finding_texts.TOPICS):
         for key, kind in kinds.items():
             assert f'"{key}"' in code, key
-            assert f"| {kind.text} |" in document
+            assert f"| {finding_texts.shown(kind.text)} |" in document
             assert kind.level in (finding_texts.OK, finding_texts.WARN, finding_texts.ERROR)
             assert kind.cause
             assert kind.remedy

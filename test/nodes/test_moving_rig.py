@@ -79,7 +79,7 @@ def seconds(stamp):
 
 
 def test_odometry_moves_the_rig_and_map_to_odom_is_published(
-    start, observer, stub, driving_bag, until
+    start, observer, stub, driving_bag, rig_poses, until
 ):
     status = observer.listen(MapStatus, "/mapper/status")
     moving = observer.listen(TFMessage, "/tf", MANY)
@@ -104,6 +104,8 @@ def test_odometry_moves_the_rig_and_map_to_odom_is_published(
     assert last.keyframes == 20
     np.testing.assert_allclose(pose(last.map_from_rig).matrix, expected.matrix, atol=2e-4)
     assert not last.dropped
+    camera = pose(last.cameras[1].map_from_camera)
+    np.testing.assert_allclose(camera.matrix, (expected @ rig_poses["right"]).matrix, atol=2e-4)
     # the frusta are where the rig is now
     left = next(m for m in markers[-1].markers if m.ns == "frusta")
     assert seconds(left.header.stamp) == pytest.approx(1.9)
@@ -128,6 +130,7 @@ def test_odometry_moves_the_rig_and_map_to_odom_is_published(
     assert "Traceback" not in mapper.output
 
 
+@pytest.mark.slow
 def test_tf_that_stops_is_named_and_mapping_goes_on_when_it_returns(
     start, observer, stub, driving_bag, until
 ):
@@ -137,7 +140,7 @@ def test_tf_that_stops_is_named_and_mapping_goes_on_when_it_returns(
     mapper = start(stub, {**CAMERAS, **settings})
     mapper.wait_for("activate: done")
     bag = driving_bag(sets=80, known=lambda t: t < 1.0 or t > 6.0)
-    player = start(PLAYER, {"bag": bag})
+    player = start(PLAYER, {"bag": bag, "rate": 2.0})
     assert player.wait(60.0) == 0, player.output
     until(lambda: status[-1].sets_used >= 28, what=lambda: str(status[-1]))
     dropped = {d.reason: d.count for d in status[-1].dropped}
@@ -155,6 +158,7 @@ def test_tf_that_stops_is_named_and_mapping_goes_on_when_it_returns(
     assert status[-1].detail == ""
 
 
+@pytest.mark.slow
 def test_estimated_motion_without_any_tf(start, observer, stub, make_bag, until, tmp_path):
     """`map` -> rig moves, rig -> cameras does not, and no frame changes sides."""
     status = observer.listen(MapStatus, "/mapper/status")
@@ -173,7 +177,7 @@ def test_estimated_motion_without_any_tf(start, observer, stub, make_bag, until,
     assert player.wait(60.0) == 0, player.output
     until(lambda: status and status[-1].sets_used == 20, what=lambda: str(status[-1:]))
     until(lambda: len(moving) == 20, what="map -> rig of every set")
-    assert edges(moving) == {("robot1/map", "robot1/rig")}
+    assert edges(moving) == {("robot1/map_unscaled", "robot1/rig")}  # nothing tells the scale
     assert edges(fixed) == {("robot1/rig", "robot1/left")}
     for k, message in enumerate(moving):
         stamped = message.transforms[0]

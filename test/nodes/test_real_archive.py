@@ -7,6 +7,7 @@ import pytest
 from nav_msgs.msg import OccupancyGrid
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
+from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.export.archive_file import read_members
@@ -14,6 +15,8 @@ from vggt_ros.export.ply import read_ply
 from vggt_ros.geometry import Rigid3
 from vggt_ros.msg import MapStatus
 from vggt_ros.srv import ExportMap, LoadMap, SaveMap
+from vggt_ros.synthetic.primitives import SceneObject, at, box
+from vggt_ros.synthetic.textures import clouds
 
 pytestmark = pytest.mark.slow
 
@@ -59,13 +62,25 @@ class Follower:
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory):
+    """A small rig in a room with two boxes, and later at another place there."""
+    from vggt_ros.synthetic import furniture
     from vggt_ros.synthetic.record import record
-    from vggt_ros.synthetic.scenes import demo_rig, demo_room, simulate
+    from vggt_ros.synthetic.scenes import arc_rig, simulate
+    from vggt_ros.synthetic.world import World
 
-    rig, world_from_rig = demo_rig()
+    paint = clouds(0.006)
+    room = World(
+        (
+            furniture.room((5.0, 5.0, 2.6), paint, paint, (paint,) * 4),
+            SceneObject("box", (box((0.6, 0.8, 0.7), at(1.0, 0.5, 0, 20), paint),), at(0, 0, 0)),
+            SceneObject("pillar", (box((0.3, 0.3, 2.0), at(1.4, -0.8, 0), paint),), at(0, 0, 0)),
+        )
+    )
+    rig = arc_rig(3, 0.2, math.radians(10.0), 320, 240, math.radians(80.0), math.radians(12.0))
     folder = tmp_path_factory.mktemp("room")
-    for name, pose in (("first", world_from_rig), ("moved", world_from_rig @ MOTION)):
-        record(folder / name, rig, simulate(demo_room(), rig, pose, 8, 10.0), [])
+    stands = at(-1.5, 0.0, 1.15)
+    for name, pose in (("first", stands), ("moved", stands @ MOTION)):
+        record(folder / name, rig, simulate(room, rig, pose, 8, 10.0), [])
     return folder, rig
 
 
@@ -100,6 +115,7 @@ def test_save_load_and_find_again(start, observer, bags, until, tmp_path):
     until(lambda: status[-1].sets_used >= 2, 90.0, "two sets in the map")
 
     # --- what receivers have is the map
+    assert ask(SetBool, "pause", data=True).success  # or more sets may come
     assert ask(ExportMap, "export_map", path="map.ply").success
     cloud = read_ply(tmp_path / "map.ply")
     until(
@@ -138,7 +154,10 @@ def test_save_load_and_find_again(start, observer, bags, until, tmp_path):
         assert "map archive" in answer.message
     until(lambda: len(status) > 3)
     assert status[-1].map_points == before.map_points
-    assert status[-1].state == MapStatus.STATE_MAPPING
+    assert status[-1].state == MapStatus.STATE_PAUSED
+    answer = ask(LoadMap, "load_map", path="map.vggtmap", reanchor=True)
+    assert not answer.success
+    assert "the mapper is paused" in answer.message
     mapper.interrupt()
     assert mapper.wait() == 0, mapper.output
 
@@ -172,7 +191,11 @@ def test_save_load_and_find_again(start, observer, bags, until, tmp_path):
     found = ask(LoadMap, "load_map", path="map.vggtmap", reanchor=True)
     assert found.success, found.message
     assert "found by its images" in found.message
-    until(lambda: status[-1].sets_used >= 1, 90.0, "a set in the map")
+    print(found.message)
+    used, count = status[-1].sets_used, len(status)
+    until(
+        lambda: status[-1].sets_used > used and len(status) > count + 1, 90.0, "a set in the map"
+    )
     last = status[-1]
     for camera in last.cameras:
         p, q = camera.map_from_camera.position, camera.map_from_camera.orientation

@@ -12,8 +12,9 @@ from vggt_ros.geometry import Rigid3
 from vggt_ros.msg import MapStatus
 from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.diagnostics import diagnostics
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.status import map_status
-from vggt_ros.nodes.worker import Health, MappingWorker
+from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.pipeline.ingest import Ingest
 from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.types import DepthAlignment, DepthKind, ScaleEstimate, ScaleSource

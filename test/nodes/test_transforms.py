@@ -9,7 +9,13 @@ from tf2_msgs.msg import TFMessage
 
 from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.conversions import transform_message
-from vggt_ros.nodes.transforms import FrameTree, StaticBroadcaster, listen, static_qos
+from vggt_ros.nodes.transforms import (
+    FrameTree,
+    StaticBroadcaster,
+    Tf2Frames,
+    listen,
+    static_qos,
+)
 
 numbers = st.floats(-3.0, 3.0)
 transforms = st.builds(
@@ -104,3 +110,69 @@ def test_broadcast_and_lookup_over_dds(observer, until):
     received = observer.listen(TFMessage, "/tf_static", static_qos())
     until(lambda: received, what="latched transforms")
     assert [t.child_frame_id for t in received[-1].transforms] == ["left", "rig"]
+
+
+class FakeTf2:
+    """The part of tf2_ros that is used: a buffer that raises where it does not know."""
+
+    class TransformException(Exception):
+        pass
+
+    class Buffer:
+        def __init__(self, cache_time, node):
+            self.cache_s = cache_time.nanoseconds * 1e-9
+            self.tree = FrameTree()
+            self.cleared = 0
+
+        def lookup_transform(self, target, source, time):
+            if time.nanoseconds:
+                found = self.tree.lookup_at(target, source, time.nanoseconds)
+            else:
+                found = self.tree.lookup(target, source) or "unknown"
+            if isinstance(found, str):
+                raise FakeTf2.TransformException(found)
+            return transform_message(found, target, source, 0)
+
+        def all_frames_as_yaml(self):
+            known = {f: self.tree.parent(f) for f in ("odom", "base", "camera")}
+            return "".join(f"{c}:\n  parent: '{p}'\n" for c, p in known.items() if p) or "[]"
+
+        def clear(self):
+            self.cleared += 1
+
+    class TransformListener:
+        def __init__(self, buffer, node, spin_thread):
+            assert not spin_thread
+
+        def unregister(self):
+            pass
+
+
+def test_tf2_answers_the_same_questions():
+    frames = Tf2Frames(None, FakeTf2, history_s=7.0)
+    buffer = frames._buffer
+    assert buffer.cache_s == 7.0
+    assert frames.parent("base") is None
+    shift = Rigid3(np.eye(3), [1.0, 0.0, 0.0])
+    for k in range(2):
+        stamped = transform_message(Rigid3(np.eye(3), [k, 0.0, 0.0]), "odom", "base", k * 10**9)
+        buffer.tree.add(TFMessage(transforms=[stamped]), static=False)
+    stamped = transform_message(shift, "base", "camera", 0)
+    buffer.tree.add(TFMessage(transforms=[stamped]), static=True)
+    np.testing.assert_allclose(
+        frames.lookup_at("odom", "/camera", 10**9 // 4).translation, [1.25, 0, 0]
+    )
+    np.testing.assert_allclose(frames.lookup("odom", "camera").translation, [2, 0, 0])
+    assert "older than the stamp" in frames.lookup_at("odom", "camera", 2 * 10**9)
+    assert frames.lookup("odom", "nowhere") is None
+    assert frames.top("camera", "map") == "odom"
+    assert frames.top("camera", "map", "odom") == "base"
+    frames.forget_moving()
+    assert buffer.cleared == 1
+
+
+def test_top_stops_below_any_of_several():
+    identity = Rigid3.identity()
+    tree = tree_of(("map", "odom", identity), ("odom", "base", identity), ("base", "c", identity))
+    assert tree.top("c", "map", "odom") == "base"
+    assert tree.top("c", "map", "") == "odom"

@@ -24,7 +24,7 @@ SCENE = SimpleNamespace(
 class Chosen:
     """A set without images."""
 
-    images = ()
+    images, clock_resets = (), 0
 
     def __init__(self, number):
         self.number = number
@@ -33,7 +33,7 @@ class Chosen:
 class Ingest:
     """Hands out the numbers 0, 1, ... as sets."""
 
-    clock_resets, sets, skews_ms = 0, 0, {}
+    clock_resets, sets, skews_ms, set_back = 0, 0, {}, ()
 
     def __init__(self, count):
         self.waiting = list(range(count))
@@ -142,6 +142,26 @@ def test_errors_are_counted_once_under_their_own_name(run, kind):
     assert worker.health.dropped == {"bootstrap failed": 1, kind.__name__: 1}
 
 
+def test_a_set_after_a_jump_is_not_mapped_into_the_old_map(run):
+    """The jump comes after the look at the clock, and before the set is taken."""
+    worker, told = run(["scene", None])
+    take = worker._ingest.take
+
+    def take_after_jump():
+        chosen = take()
+        if chosen is not None:
+            worker._ingest.clock_resets = chosen.clock_resets = 1
+        return chosen
+
+    worker._ingest.take = take_after_jump
+    worker.pipeline.script += ["scene", None]
+    worker._ingest.waiting += [2, 3]
+    while worker._ingest.waiting:
+        worker.call(lambda: None, 5.0)
+    worker.call(lambda: None, 5.0)
+    assert told[3:] == [("cleared", -1), ("scene", 2), ("set", 2), ("set", 3)]
+
+
 def test_one_internal_error_leaves_one_set_out(run):
     worker, told = run(["scene", KeyError("a bug"), None, KeyError("a bug"), None])
     assert told == [("scene", 0), ("set", 0), ("set", 2), ("set", 4)]
@@ -191,3 +211,47 @@ def test_a_posted_task_that_fails_is_told(run, caplog):
         worker.post(refused)
         worker.call(lambda: None, 5.0)
     assert "map.min_confidence: expected 0" in caplog.text
+
+
+def test_a_loaded_map_is_told_at_once_and_mapping_goes_on(run):
+    worker, told = run(["scene", None])
+    saved = SimpleNamespace(scene=SimpleNamespace(**vars(SCENE)), stamp_ns=9)
+    worker.pipeline.take_over = lambda given: setattr(worker.pipeline, "scene", given.scene)
+    del told[:]
+    worker.call(lambda: worker.take_over(saved), 5.0)
+    assert told == [("cleared", -1), ("scene", 9)]
+    assert worker.health.scene is saved.scene
+    worker.pipeline.script += [None]
+    worker._ingest.waiting.append(2)
+    worker.call(lambda: None, 5.0)
+    worker.call(lambda: None, 5.0)
+    assert told[2:] == [("set", 2)]
+
+
+def test_a_map_that_is_loaded_before_the_rig_is_known_is_told_with_the_first_set(run):
+    worker, told = run([])
+    resolve, worker._calibration.resolve = worker._calibration.resolve, lambda _: "waiting"
+    worker._calibrated = None
+    saved = SimpleNamespace(scene=SCENE, stamp_ns=9)
+    worker.pipeline.take_over = lambda given: setattr(worker.pipeline, "scene", given.scene)
+    worker.call(lambda: worker.take_over(saved), 5.0)
+    worker.pipeline.script += [None]
+    worker._ingest.waiting.append(0)
+    worker.call(lambda: None, 5.0)
+    assert told == [("cleared", -1)]
+    worker._calibration.resolve = resolve
+    while worker._ingest.waiting:
+        worker.call(lambda: None, 5.0)
+    worker.call(lambda: None, 5.0)
+    assert told == [("cleared", -1), ("scene", 0), ("set", 0)]
+
+
+def test_who_asks_for_the_next_set_gets_it(run):
+    worker, told = run(["scene"])
+    with pytest.raises(TimeoutError, match="no set within"):
+        worker.next_set(0.05)
+    worker.pipeline.script += [None]
+    threading.Timer(0.1, lambda: worker._ingest.waiting.append(1)).start()
+    assert worker.next_set(10.0) == 1
+    worker.call(lambda: None, 5.0)
+    assert told[-1] == ("set", 1)

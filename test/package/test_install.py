@@ -111,6 +111,12 @@ def test_colcon_builds_and_tests_against_the_wheels(source, tmp_path):
     assert Path(where).is_relative_to(install / "vggt_ros")
     for name in ("mapper", "bag_player", "camera_source"):
         assert os.access(install / "vggt_ros" / "lib" / "vggt_ros" / name, os.X_OK)
+    assert "installed by" in run(
+        "bash",
+        "-c",
+        f". {install}/setup.bash && PATH={source}/.venv-colcon/bin:$PATH && vggt-ros doctor",
+        cwd=tmp_path,
+    )
     packaged = install / "vggt_ros" / "share" / "vggt_ros"
     for folder in ("config", "launch"):
         assert (packaged / folder).is_dir() == (source / folder).is_dir()

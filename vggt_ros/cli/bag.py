@@ -17,6 +17,10 @@ T = TypeVar("T")
 
 _PROGRESS_DELAY_S = 2.0
 
+SIMULATED_RATE_HZ = 10.0
+SIMULATED_START_NS = 1_767_225_600 * 10**9
+"""The beginning of 2026, as in the demo."""
+
 _EXAMPLES = """\
 examples:
   one sub-folder per camera, 10 sets per second:
@@ -28,6 +32,11 @@ _VIDEO_EXAMPLES = """\
 examples:
   one video per camera, every second frame:
     vggt-ros bag from-videos videos/ --out rig_bag --frame-step 2
+"""
+_SIMULATE_EXAMPLES = """\
+examples:
+  vggt-ros bag simulate --out drive_bag
+  vggt-ros replay drive_bag --out result --set motion=tf --set frame.odom=odom
 """
 
 
@@ -71,6 +80,24 @@ def add_parser(subparsers: Any) -> None:
     videos.add_argument(
         "--jpeg-quality", metavar="Q", type=count, default=95, help="1 to 100 (default: 95)"
     )
+    drive = actions.add_parser(
+        "simulate",
+        help="a simulated robot that drives, with odometry",
+        description=(
+            "Write the drive of a robot with four cameras through a simulated room: compressed "
+            "and raw images, CameraInfo, /tf_static, and odometry (odom -> base_link) on /tf."
+        ),
+        epilog=_SIMULATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    drive.add_argument("--out", metavar="BAG", type=Path, required=True, help="the new bag")
+    drive.add_argument("--sets", metavar="N", type=count, default=30, help="default: 30, 3 s")
+    drive.add_argument(
+        "--drift", metavar="D", type=float, default=0.02,
+        help="part by which odometry is too long (default: 0.02)",
+    )  # fmt: skip
+    drive.add_argument("--overwrite", action="store_true", help="replace a bag that is there")
+    drive.set_defaults(run=simulate)
     for action in (images, videos):
         action.add_argument("--out", metavar="BAG", type=Path, required=True, help="the new bag")
         action.add_argument(
@@ -134,6 +161,43 @@ def run(args: argparse.Namespace) -> int:
         f"{len(known.models)} with intrinsics, {len(known.poses)} with poses"
     )
     print(f"next: vggt-ros check {args.out}")
+    return 0
+
+
+def simulate(args: argparse.Namespace) -> int:
+    """Write the drive; returns the exit code.
+
+    Raises:
+        ExportError: the bag is there already, or cannot be written.
+    """
+    from tqdm import tqdm
+
+    from vggt_ros.synthetic.driving import drifting, simulate_drive, swing_through_room
+    from vggt_ros.synthetic.record import BASE_FROM_RIG, Odometry, record
+    from vggt_ros.synthetic.scenes import demo_rig, demo_room
+
+    rig, _ = demo_rig()
+    sets = simulate_drive(
+        demo_room(),
+        rig,
+        lambda time_s: swing_through_room(time_s) @ BASE_FROM_RIG,
+        args.sets,
+        SIMULATED_RATE_HZ,
+        SIMULATED_START_NS,
+    )
+    odometry = Odometry(drifting(swing_through_room, args.drift), SIMULATED_START_NS)
+    with tqdm(total=args.sets, desc="simulate", unit="set") as bar:
+        record(
+            args.out,
+            rig,
+            sets,
+            rig.names[:2],
+            overwrite=args.overwrite,
+            on_set=bar.update,
+            odometry=odometry,
+        )
+    print(f"{args.out}: {args.sets} sets of {', '.join(rig.names)}; odom -> base_link on /tf")
+    print(f"next: vggt-ros replay {args.out} --out result --set motion=tf --set frame.odom=odom")
     return 0
 
 

@@ -20,6 +20,7 @@ from vggt_ros.cli.arguments import count, positive
 from vggt_ros.errors import SourceError, VggtRosError
 from vggt_ros.export.files import write_json
 from vggt_ros.geometry import Rigid3
+from vggt_ros.nodes.transport import profile_environment
 from vggt_ros.rig import Rig
 
 SETS, RATE_HZ = 60, 10.0
@@ -157,15 +158,13 @@ def _map_over_dds(
 def dds_environment(domain: int | None = None) -> dict[str, str]:
     """A private domain on this machine, with the transport that carries large messages.
 
-    Shared memory in pieces of 1 MB, see README "DDS": the default loses images on a busy
+    Shared memory in pieces of 1 MB, see docs/operations.md: the default loses images on a busy
     machine.
     """
     return {
         "ROS_DOMAIN_ID": str(domain if domain is not None else 1 + os.getpid() % 100),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTDDS_BUILTIN_TRANSPORTS": (
-            "LARGE_DATA?max_msg_size=1MB&sockets_size=64MB&non_blocking=true"
-        ),
+        **profile_environment(),
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vggt_ros.cli import overlays, shared_memory
+from vggt_ros.nodes.transport import PROFILE, PROFILE_VARIABLES, profile_file
 
 OK, MISSING, BROKEN, OPTIONAL = "ok", "MISSING", "BROKEN", "optional"
 
@@ -206,15 +207,18 @@ def _transport() -> Finding:
     where = "see docs/operations.md"
     if "fastrtps" not in middleware:
         return Finding("large messages", OPTIONAL, f"{middleware}: {where}")
-    for name in (
-        "FASTDDS_BUILTIN_TRANSPORTS",
-        "FASTRTPS_DEFAULT_PROFILES_FILE",
-        "FASTDDS_DEFAULT_PROFILES_FILE",
-    ):
+    for name in PROFILE_VARIABLES:
         if os.environ.get(name):
             return Finding("large messages", OK, f"{name}={os.environ[name]}")
-    detail = "this shell has no profile for images; the launch files set one for their nodes only"
-    mend = "export FASTDDS_BUILTIN_TRANSPORTS as in docs/operations.md, for camera drivers too"
+    if os.environ.get("FASTDDS_BUILTIN_TRANSPORTS"):
+        detail = f"FASTDDS_BUILTIN_TRANSPORTS={os.environ['FASTDDS_BUILTIN_TRANSPORTS']}"
+        if os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() != "LOCALHOST":
+            return Finding("large messages", OK, detail)
+        detail += ", without effect where ROS_AUTOMATIC_DISCOVERY_RANGE is LOCALHOST"
+    else:
+        detail = "this shell has no profile; the launch files set one for their own nodes"
+    file = profile_file() or f"config/{PROFILE}"
+    mend = f"export {PROFILE_VARIABLES[0]}={file}, for camera drivers too"
     return Finding("large messages", OPTIONAL, detail, mend)
 
 

@@ -21,6 +21,7 @@ examples:
   vggt-ros export result/map.ply --out sparse --format colmap --images photos
   vggt-ros export map.ply --out map.laz --voxel 0.02 --min-confidence 0.3
   vggt-ros export mesh.ply --out mesh.obj
+  vggt-ros export hall.vggtmap --format glb,colmap --out .
 
 Cameras and scale are read from report.json (or cameras.tum) and features.npz beside the map, as
 replay and demo leave them. Lengths are metres if the map says so; a map without a scale stays
@@ -39,7 +40,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("map", type=Path, metavar="MAP", help="PLY or PCD file, or the folder of results")
+    add(
+        "map",
+        type=Path,
+        metavar="MAP",
+        help="PLY or PCD file, saved map (~/save_map), or the folder of results",
+    )
     add("--out", type=Path, metavar="PATH", help="file; folder for several formats or colmap")
     add(
         "--format",
@@ -198,12 +204,21 @@ def _options(args: argparse.Namespace, cameras: Sequence[str]) -> ExportOptions:
 
 
 def _read(path: Path, cameras: Path | None) -> tuple[PointCloud, Mesh | None, AlignedScene | None]:
+    from vggt_ros.export.archive_file import is_archive
     from vggt_ros.export.pcd import read_pcd
     from vggt_ros.export.ply import read_ply
     from vggt_ros.export.ply_faces import read_mesh
     from vggt_ros.export.scene_files import read_scene
 
     mesh = None
+    if is_archive(path):
+        from vggt_ros.pipeline.archive import read_cloud
+
+        if cameras is not None:
+            raise ConfigError(
+                f"--cameras {cameras}: expected none with {path}, a saved map, which has its own"
+            )
+        return _with_own_cameras(*read_cloud(path))
     if path.suffix.lower() == ".pcd":
         cloud = read_pcd(path)
     else:
@@ -221,6 +236,12 @@ def _read(path: Path, cameras: Path | None) -> tuple[PointCloud, Mesh | None, Al
             "with --cameras"
         )
     return cloud, mesh, scene
+
+
+def _with_own_cameras(
+    cloud: PointCloud, scene: AlignedScene
+) -> tuple[PointCloud, None, AlignedScene]:
+    return cloud, None, scene
 
 
 def _filtered(cloud: PointCloud, args: argparse.Namespace) -> PointCloud:

@@ -48,10 +48,14 @@ class Overlay:
 
 
 def ros_prefixes() -> list[Path]:
-    """Prefixes of a sourced distribution and its workspaces; empty for the wheels of PyPI."""
+    """Prefixes of a sourced distribution and its workspaces.
+
+    Empty for the wheels of PyPI, also where a workspace was built on them.
+    """
     own = Path(sys.prefix).resolve()
     named = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-    return [Path(p) for p in named if p and Path(p).resolve() != own]
+    prefixes = [Path(p) for p in named if p and Path(p).resolve() != own]
+    return prefixes if any((p / _INDEX / "rcl").exists() for p in prefixes) else []
 
 
 def find_overlays(prefixes: Iterable[Path] | None = None) -> list[Overlay]:

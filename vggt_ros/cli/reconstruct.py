@@ -24,6 +24,11 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 NUM_CAMS = 8
 DEPTH_ENGINE_DIR = "onnx_exports/depth_anything"
 VOXEL_M = 0.01
+UNSCALED_VOXEL = 0.004
+"""Where nothing gives the scale the median depth is 3 units, and a metre means nothing: about a
+pixel of an image 800 wide at that depth."""
+SWEEP_WIDTH_PX = 640
+"""Of stereo on recorded images: a third more time than the mapper's 480, 1.8 times the pixels."""
 TRUNCATION_VOXELS = 4.0
 """`--trunc_margin` is documented as 0.04 m for voxels of 0.01 m."""
 SMOOTH_SCALE = 0.1
@@ -244,7 +249,12 @@ def _add_depth(group: argparse._ArgumentGroup) -> None:
 def _add_map(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--fusion", choices=("surfel", "tsdf"), help="default surfel")
-    add("--voxel_size", type=positive, metavar="M", help=f"default {VOXEL_M}")
+    add(
+        "--voxel_size",
+        type=positive,
+        metavar="M",
+        help=f"default {VOXEL_M}; without scale {UNSCALED_VOXEL}",
+    )
     add("--trunc_margin", type=positive, metavar="M", help="of the TSDF; default 4 voxels: 0.04")
     add("--out_dir", type=Path, metavar="DIR", help="default outputs/<date>_<time>")
     add(

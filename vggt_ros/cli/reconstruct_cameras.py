@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +86,18 @@ def rig_in_use(plan: Plan, rig: Rig) -> Rig:
             camera = replace(camera, model=camera.model.without_distortion())
         cameras.append(camera)
     return Rig(tuple(cameras), rig.rig_frame)
+
+
+def are_unscaled(plan: Plan) -> bool:
+    """Whether the file of poses says, as one of an earlier run may, that its unit is no metre."""
+    path = Path(plan.options.poses)
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False  # whoever reads the poses says what is wrong
+    return isinstance(content, dict) and content.get("unit") == "unscaled"
 
 
 def select_views(rig: Rig, how: str, count: int, seed: int) -> list[str]:

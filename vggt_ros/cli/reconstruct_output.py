@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,9 @@ TSDF_VOLUME, METRICS = "tsdf_volume.npz", "metrics.json"
 CALIBRATION, DEPTH_FOLDER = "per_camera_calib.json", "depth_metric"
 INTRINSICS, POSES, RECTIFIED = "intrinsics.json", "poses.json", "calibration_rectified"
 
+_NUMBER = re.compile(r"\b\d+(\.\d+)?")
+"""Reasons hold figures; each would be a reason of its own, and they would never end."""
+
 
 class Output:
     """Writes as the run goes on, so that memory does not grow with it; a context manager.
@@ -47,7 +51,7 @@ class Output:
         self.accepted: Counter[str] = Counter()
         """Depth maps that were fused, by camera."""
         self.rejected: Counter[str] = Counter()
-        """Depth maps that were not, by camera and reason."""
+        """Depth maps that were not, by camera and reason, numbers left out."""
         self._save_depth = save_depth
         self._stack = contextlib.ExitStack()
         self._metrics: IO[bytes]
@@ -103,7 +107,7 @@ class Output:
             self._metrics.write(lead + json.dumps(row, allow_nan=False).encode())
             self._rows += 1
             if not fit.accepted:
-                self.rejected[f"{depth_map.camera}: {fit.reason}"] += 1
+                self.rejected[f"{depth_map.camera}: {_NUMBER.sub('N', fit.reason)}"] += 1
                 continue
             self.accepted[depth_map.camera] += 1
             if self._save_depth:

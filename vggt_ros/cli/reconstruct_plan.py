@@ -67,7 +67,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     initial_map = _initial_map(args, has_poses, notes)
     bootstrap = _bootstrap(args, has_poses, initial_map, notes)
     depth = _depth(args, bootstrap)
-    config = _config(args, bootstrap, depth, notes)
+    config = _config(args, bootstrap, depth, has_poses, notes)
     config = _with_engines(args, config, notes)
     _note_unused(args, config, notes)
     for note in notes:
@@ -217,17 +217,33 @@ def _depth(args: argparse.Namespace, bootstrap: str) -> str:
     return "depth_anything" if bootstrap == "vggt" or any(named) else "plane_sweep"
 
 
-def _config(args: argparse.Namespace, bootstrap: str, depth: str, notes: list[str]) -> Config:
+def _config(
+    args: argparse.Namespace, bootstrap: str, depth: str, has_poses: bool, notes: list[str]
+) -> Config:
     """Defaults of the flags, then `--config`, then flags that were given, then `--set`."""
-    base = {
+    config = _layers(args, bootstrap, depth, flags.VOXEL_M)
+    if not has_poses and not config.scale.metres_per_unit:
+        config = _layers(args, bootstrap, depth, flags.UNSCALED_VOXEL)
+    if args.trunc_margin is not None:
+        voxels = args.trunc_margin / config.map.voxel_m
+        config = config_from_flat({"map.truncation_voxels": voxels}, config)
+    if config.map.kind != "tsdf" and args.trunc_margin is not None:
+        notes.append("--trunc_margin: only a TSDF has one (--fusion tsdf)")
+    return config
+
+
+def _layers(args: argparse.Namespace, bootstrap: str, depth: str, voxel_m: float) -> Config:
+    base: dict[str, Any] = {
         "bootstrap": bootstrap,
         "depth": depth,
-        "map.voxel_m": flags.VOXEL_M,
+        "map.voxel_m": voxel_m,
         "map.truncation_voxels": flags.TRUNCATION_VOXELS,
         "align.smoothing": flags.SMOOTH_SCALE,
         "align.seed": args.seed,
         "sfm.seed": args.seed,
     }
+    if args.source != "webcams":  # nobody waits for a recorded source
+        base["plane_sweep.width"] = flags.SWEEP_WIDTH_PX
     config = load_config(args.config, (), config_from_flat(base))
     given: dict[str, Any] = {
         "map.kind": args.fusion,
@@ -249,13 +265,7 @@ def _config(args: argparse.Namespace, bootstrap: str, depth: str, notes: list[st
             )
         given["vggt.image_px"] = width
     config = config_from_flat({k: v for k, v in given.items() if v is not None}, config)
-    config = load_config(None, args.set, config)
-    if args.trunc_margin is not None:
-        voxels = args.trunc_margin / config.map.voxel_m
-        config = config_from_flat({"map.truncation_voxels": voxels}, config)
-    if config.map.kind != "tsdf" and args.trunc_margin is not None:
-        notes.append("--trunc_margin: only a TSDF has one (--fusion tsdf)")
-    return config
+    return load_config(None, args.set, config)
 
 
 def _with_engines(args: argparse.Namespace, config: Config, notes: list[str]) -> Config:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vggt_ros.cli.reconstruct_cameras import open_live, open_sources, rig_in_use
+from vggt_ros.cli.reconstruct_cameras import are_unscaled, open_live, open_sources, rig_in_use
 from vggt_ros.cli.reconstruct_output import Output
 from vggt_ros.cli.reconstruct_plan import Plan, with_cameras
 from vggt_ros.errors import AlignmentError, SourceError, VggtRosError
@@ -76,6 +76,9 @@ def reconstruct(plan: Plan, out: Path) -> int:
         )
         output = stack.enter_context(Output(out, plan.save_depth))
         run = Run(pipeline, ingest, output, plan, list(plan.notes))
+        if are_unscaled(plan):
+            run.output.is_unscaled = True
+            run.notes.append(f"poses {plan.options.poses} are unscaled, and so is this run")
         if plan.initial_map is not None:
             _load_initial_map(run, source.poses(0))
         stop = _Interrupt()
@@ -94,7 +97,7 @@ def reconstruct(plan: Plan, out: Path) -> int:
         if ended is not None:
             raise ended
         if pipeline.scene is None:
-            raise run.failure or AlignmentError(_why_nothing(run, source))
+            raise AlignmentError(_why_nothing(run, source))
         print(f"\nresults in {out}")
         if not output.points:
             raise AlignmentError(
@@ -351,6 +354,8 @@ def _source_notes(source: ImageSource, run: Run) -> list[str]:
 
 def _why_nothing(run: Run, source: ImageSource) -> str:
     pipeline = run.pipeline
+    if run.failure is not None:
+        return f"{run.failure}{_hint(source)}"
     if pipeline.sets_received:
         return (
             f"the source has {pipeline.sets_received} sets, but the bootstrap needs "
@@ -362,4 +367,14 @@ def _why_nothing(run: Run, source: ImageSource) -> str:
     return (
         f"no set of images of {', '.join(source.rig.names)} could be used; left out: "
         f"{dropped or 'none'}"
+    )
+
+
+def _hint(source: ImageSource) -> str:
+    """What may have been meant where there is one camera only."""
+    if len(source.rig.names) != 1:
+        return ""
+    return (
+        "; there is one camera, and one alone gives no depth: photographs of a scene that stands "
+        "still are a camera each with --camera_per_image, several cameras have a folder each"
     )

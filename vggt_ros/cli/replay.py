@@ -15,6 +15,7 @@ from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError, VggtRosError
 
 if TYPE_CHECKING:  # imported where they are used: `vggt-ros --help` must not wait for them
+    from vggt_ros.geometry import Rigid3
     from vggt_ros.pipeline.mapping import MappingPipeline
     from vggt_ros.preview import PreviewImage
 
@@ -52,6 +53,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--max-sets", type=count_or_zero, default=0, metavar="N", help="stop after N sets"
     )
+    parser.add_argument(
+        "--load-map",
+        type=Path,
+        metavar="FILE",
+        help="go on with a saved map instead of a bootstrap; the cameras stand where they stood",
+    )
+    parser.add_argument(
+        "--save-map",
+        type=Path,
+        metavar="FILE",
+        help="save the map with all that it takes to go on",
+    )
     parser.set_defaults(run=run)
 
 
@@ -60,8 +73,13 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.set)
     out = results.prepare_folder(args.out)
-    outcome = replay_bag(args.bag, config, args.max_sets, progress=True)
+    outcome = replay_bag(args.bag, config, args.max_sets, progress=True, load_map=args.load_map)
     outcome.write(out)
+    if args.save_map is not None:
+        from vggt_ros.pipeline.archive import save_archive
+
+        size = save_archive(args.save_map, outcome.pipeline, outcome.stamp_ns)
+        print(f"map saved to {args.save_map}, {size / 1e6:.1f} MB")
     print(outcome.summary())
     print(f"\nresults in {out}")
     if outcome.fault is not None:
@@ -91,6 +109,8 @@ class Outcome:
     """In the map that was written."""
     fault: VggtRosError | None = None
     """What ended the mapping before the bag did."""
+    stamp_ns: int = 0
+    """Of the newest set."""
 
     def report(self) -> dict[str, Any]:
         """The content of `report.json`, what ingest dropped included."""
@@ -103,11 +123,15 @@ class Outcome:
             # stamp_ns x y z [map units] qx qy qz qw: the rig in the map
             report["motion"]["trajectory"] = [
                 [stamp, *pose.translation.tolist(), *pose.quaternion_xyzw.tolist()]
-                for stamp, pose in self.pipeline.path()
+                for stamp, pose in self._path()
             ]
         if self.fault is not None:
             report["failure"] = str(self.fault)
         return report
+
+    def _path(self) -> list[tuple[int, Rigid3]]:
+        """Stamps and `map_from_rig` of a rig that moves."""
+        return sorted(self.pipeline.path(), key=lambda place: place[0])
 
     def write(self, out: Path) -> None:
         """Write all files of the results folder."""
@@ -134,7 +158,7 @@ class Outcome:
         if self.config.motion != "static":
             write_tum(
                 out / results.PATH,
-                [StampedPose(stamp, pose) for stamp, pose in self.pipeline.path()],
+                [StampedPose(stamp, pose) for stamp, pose in self._path()],
                 is_metric=cloud.is_metric,
                 comments=comments,
             )
@@ -162,12 +186,26 @@ class Outcome:
         return results.table(rows, ("what", "result", "", ""))
 
 
-def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = False) -> Outcome:
+def replay_bag(
+    path: Path,
+    config: Config,
+    max_sets: int = 0,
+    progress: bool = False,
+    load_map: Path | None = None,
+) -> Outcome:
     """Run the pipeline over the image topics of a bag.
 
+    Args:
+        path: of the bag.
+        config: parameters.
+        max_sets: stop after so many; 0: all.
+        progress: show a bar.
+        load_map: archive to go on with.
+
     Raises:
-        SourceError: no bag, no image topics.
-        ConfigError: a camera or topic that the bag does not have.
+        SourceError: no bag, no image topics; a damaged archive.
+        ConfigError: a camera or topic that the bag does not have; an archive of other cameras or
+            another kind of map.
         CalibrationError: impossible intrinsics or transforms.
         AlignmentError: no frame set could be bootstrapped.
         EngineError: a network failed before there was anything to write; later faults are in
@@ -191,6 +229,12 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         pipeline.load_calibration()
         stack.callback(pipeline.close)
         pipeline.open_engines()  # before the bag is read: it is what may fail
+        if load_map is not None:
+            from vggt_ros.pipeline.archive import check_cameras, load_archive
+
+            saved = load_archive(load_map, config)
+            check_cameras(saved, pipeline)
+            pipeline.take_over(saved)
         ingest = stack.enter_context(
             Ingest(
                 rig.names,
@@ -226,6 +270,7 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
                     raise
                 outcome.fault = error
                 break
+            outcome.stamp_ns = frame_set.stamp_ns
             if result.depth_maps:
                 depth = {d.camera: d.depth for d in result.depth_maps if d.alignment.accepted}
                 outcome.images = [
@@ -245,6 +290,12 @@ def replay_bag(path: Path, config: Config, max_sets: int = 0, progress: bool = F
         if bag.truncated:
             outcome.notes.append(bag.truncated)
     if pipeline.scene is None:
+        if places is not None and places.fault and not pipeline.sets_received:
+            raise AlignmentError(
+                f"{path}: no set has a place: {places.fault}; name the frames as the bag has them "
+                f"(--set frame.odom=..., frame.base, rig_frame of the rig file), or let the path "
+                f"be found with --set motion=estimate"
+            )
         raise failure or AlignmentError(_why_nothing(path, outcome))
     return outcome
 

@@ -39,7 +39,7 @@ class BagPlaces:
         self._rig_frame = rig_frame
         self._buffer = TransformBuffer(config.frame.tf_history_s)
         self.waiting = WaitingSets(
-            config.frame.odom or config.frame.map,
+            config.frame.prefix + (config.frame.odom or config.frame.map),
             config.frame.tf_wait_ms,
             self._buffer.lookup_at,
             self._drop,

@@ -2,41 +2,74 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vggt_ros.config import MapConfig
 from vggt_ros.errors import ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.checked_input import check_depth_map
+from vggt_ros.mapping.kernels_planes import tile_planes
 from vggt_ros.mapping.kernels_tsdf import integrable
-from vggt_ros.types import DepthMap, Image, Rendering
+from vggt_ros.types import DepthMap, Float32, Image, Rendering
+
+REJECT_REASONS = ("invalid", "far", "grazing")
 
 
 class IntegratedView:
-    """One checked depth map in the form that Open3D takes; `far` is the greatest depth."""
+    """One checked depth map in the form that Open3D takes.
 
-    def __init__(self, o3d: Any, device: Any, depth_map: DepthMap, far: float) -> None:
+    Args:
+        o3d: the module.
+        device: of Open3D.
+        depth_map: depth [map units] with pose.
+        config: `map.max_depth_m` and `map.max_incidence_deg`; what is beyond is left out.
+
+    Raises:
+        CalibrationError: shapes that do not agree or a distorted camera.
+    """
+
+    def __init__(self, o3d: Any, device: Any, depth_map: DepthMap, config: MapConfig) -> None:
         model = depth_map.model
         check_depth_map(depth_map)
-        depth, colour, count = integrable(
-            np.ascontiguousarray(depth_map.depth, np.float32),
+        depth, intrinsics = np.ascontiguousarray(depth_map.depth, np.float32), intrinsics_of(model)
+        least_cosine, planes = math.cos(math.radians(config.max_incidence_deg)), _NO_PLANES
+        if config.max_incidence_deg < 90:
+            planes = tile_planes(depth, intrinsics, np.eye(3, dtype=np.float32))
+        # Kept: the tensors below do not own them.
+        self._arrays = integrable(
+            depth,
             np.ascontiguousarray(depth_map.confidence, np.float32),
             np.ascontiguousarray(depth_map.rgb, np.uint8),
-            np.float32(far),
+            np.float32(config.max_depth_m),
+            planes,
+            intrinsics,
+            np.float32(least_cosine),
         )
-        self.is_useful = count > 0
+        self.rejected = tuple(int(count) for count in self._arrays[2])
+        """Pixels by REJECT_REASONS."""
+        self.is_useful = sum(self.rejected) < depth.size
         self.model = model
         self.map_from_camera = depth_map.map_from_camera
-        tensor, image = o3d.core.Tensor, o3d.t.geometry.Image
-        self.depth = image(tensor(depth, device=device))
-        self.colour = image(tensor(colour, device=device))
+        tensor, image = o3d.core.Tensor.from_numpy, o3d.t.geometry.Image
+        self.depth = image(tensor(self._arrays[0]).to(device))
+        self.colour = image(tensor(self._arrays[1]).to(device))
         # Open3D rounds pixels down when it integrates; without this the surface is half a pixel
         # of slant off.
         self.intrinsics, self.camera_from_map = open3d_camera(
             o3d, model, self.map_from_camera, 0.5
         )
+
+
+_NO_PLANES = np.empty((0, 0, 7), np.float32)
+
+
+def intrinsics_of(model: CameraModel) -> Float32:
+    """Focal lengths and principal point as the kernels take them."""
+    return np.array([model.fx, model.fy, model.cx, model.cy], np.float32)
 
 
 def open3d_device(o3d: Any, name: str) -> Any:

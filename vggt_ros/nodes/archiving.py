@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # imported where they are used: they bring the kernels of the
 logger = logging.getLogger(__name__)
 
 SET_TIMEOUT_S = 60.0
-"""For one set of images to look for the cameras in: a bootstrap that is under way may take so
-long."""
+"""For one set of images to look for the cameras in, and for a map to take its place: a bootstrap
+that is under way may take so long."""
 
 
 def answer_save(
@@ -63,7 +63,7 @@ def answer_load(
         how = "its cameras are where they were when it was saved"
         if request.reanchor:
             saved, how = _reanchored(saved, worker, active)
-        worker.call(lambda: worker.take_over(saved), SNAPSHOT_TIMEOUT_S)
+        worker.call(lambda: worker.take_over(saved), SET_TIMEOUT_S)
         response.num_points = saved.map.size
         unit = saved.scene.scale.unit
         response.message = f"map of {saved.map.size} points ({unit}) from {path}; {how}"
@@ -74,6 +74,11 @@ def answer_load(
 def _reanchored(saved: SavedMap, worker: MappingWorker, active: bool) -> tuple[SavedMap, str]:
     from vggt_ros.pipeline.reanchor import reanchor
 
+    if worker.pipeline.config.motion != "static":
+        raise VggtRosError(
+            "reanchor: expected motion: static, got "
+            f"'{worker.pipeline.config.motion}', which says itself where the rig is; load without"
+        )
     if not active or worker.paused:
         raise VggtRosError(
             "reanchor: expected live images, but the mapper is "
@@ -95,7 +100,7 @@ def _said(action: Callable[[], None], response: Any, what: str) -> Any:
     try:
         action()
     except TimeoutError:
-        response.message = f"mapping was busy for {SNAPSHOT_TIMEOUT_S:.0f} s; try again"
+        response.message = f"{what}: mapping was busy for too long; try again"
         return response
     except VggtRosError as error:
         response.message = str(error)

@@ -13,7 +13,7 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.nodes.transforms import Frames
 from vggt_ros.rig import Rig, RigCamera
 from vggt_ros.sources.messages import model_from_camera_info
-from vggt_ros.types import unscaled_frame
+from vggt_ros.types import AlignedScene, unscaled_frame
 
 C = TypeVar("C", bound=Config)
 
@@ -51,7 +51,8 @@ class Calibration:
     def __init__(self, config: Config, rig: Rig | None, frames: Frames, wait_s: float) -> None:
         self._config = config
         self._file = {camera.name: camera for camera in rig.cameras} if rig else {}
-        self._rig_frame = rig.rig_frame if rig else config.frame.rig
+        prefix = config.frame.prefix  # that of config is in its names already
+        self._rig_frame = prefix + rig.rig_frame if rig else config.frame.rig
         self._frames = frames
         self._wait_s = wait_s
         self._first_image_s: float | None = None
@@ -89,10 +90,11 @@ class Calibration:
         entry = self._config.camera.get(camera)
         if entry is not None and entry.frame_id:
             return entry.frame_id
+        prefix = self._config.frame.prefix
         if camera in self._file and self._file[camera].frame_id:
-            return self._file[camera].frame_id
+            return prefix + self._file[camera].frame_id
         with self._lock:
-            return self._frame_ids.get(camera) or f"{camera}_optical_frame"
+            return self._frame_ids.get(camera) or f"{prefix}{camera}_optical_frame"
 
     @property
     def errors(self) -> dict[str, str]:
@@ -191,8 +193,25 @@ class Calibration:
             owners[frame] = camera
 
 
+def rig_from_cameras(calibrated: Calibrated, scene: AlignedScene) -> dict[str, Rigid3]:
+    """Where the cameras sit on the rig: as given, else as found, else the only camera is it."""
+    found = dict(calibrated.rig.poses)
+    if scene.map_from_rig is not None:
+        rig_from_map = scene.map_from_rig.inverse()
+        for camera, map_from_camera in scene.map_from_camera.items():
+            found.setdefault(camera, rig_from_map @ map_from_camera)
+    if not found and len(calibrated.rig.cameras) == 1:
+        found[calibrated.rig.cameras[0].name] = Rigid3.identity()
+    return found
+
+
 def with_rig_topics(config: C, rig: Rig | None) -> C:
-    """Fill in cameras and topics: parameter, else rig file, else `<name>/image_raw`."""
+    """Fill in cameras and topics: parameter, else rig file, else `<name>/image_raw`.
+
+    This is also where `frame.prefix` comes before the names of frames, so that it stands in the
+    result already.
+    """
+    prefix = config.frame.prefix
     if rig is None:
         cameras = config.cameras
         file: dict[str, RigCamera] = {}
@@ -209,5 +228,13 @@ def with_rig_topics(config: C, rig: Rig | None) -> C:
                 info_topic=entry.info_topic or file[name].camera_info,
                 frame_id=entry.frame_id or file[name].frame_id,
             )
+        if entry.frame_id:
+            entry = dataclasses.replace(entry, frame_id=prefix + entry.frame_id)
         entries[name] = entry.resolved(name)
-    return dataclasses.replace(config, cameras=list(cameras), camera=entries)
+    names = {
+        key: prefix + name
+        for key in ("map", "rig", "base", "odom")
+        if (name := getattr(config.frame, key))
+    }
+    frame = dataclasses.replace(config.frame, **names)
+    return dataclasses.replace(config, cameras=list(cameras), camera=entries, frame=frame)

@@ -89,6 +89,11 @@ class CameraSource(Node):
             ),
             max_skew_ms=config.max_skew_ms,
             open_timeout_s=config.open_timeout_s,
+            num_cams=config.num_cams,
+            random_views=config.random_views,
+            seed=config.seed,
+            start_set=config.start_set,
+            idle_s=config.idle_s,
         )
         rig = load_rig(config.rig_file) if config.rig_file else None
         return open_source(config.kind, options, rig=rig, clock=self._now_ns, stop=self._stop)
@@ -157,32 +162,35 @@ class CameraSource(Node):
     def _publish(self, image: StampedImage, stamp: int) -> None:
         base = str(self.resolve_topic_name(f"{image.camera}/image_raw"))
         raw = self._images.get(base)
+        frame_id = self._config.frame_prefix + image.frame_id
         if raw is not None and (not self._config.compressed or raw.get_subscription_count()):
             is_file = isinstance(image.data, bytes)
             pixels = decode_rgb(image) if is_file else np.asarray(image.data)
             encoding = "rgb8" if is_file else image.encoding
-            raw.publish(conversions.image_message(pixels, encoding, stamp, image.frame_id))
+            raw.publish(conversions.image_message(pixels, encoding, stamp, frame_id))
         compressed = self._images.get(f"{base}/compressed")
         if compressed is not None:
             file = jpeg_of(image, self._config.jpeg_quality)
             message = CompressedImage(format=file.encoding)
             message.header.stamp = conversions.time_message(stamp)
-            message.header.frame_id = image.frame_id
+            message.header.frame_id = frame_id
             message.data = array.array("B", file.data)
             compressed.publish(message)
         camera = next(c for c in self._source.rig.cameras if c.name == image.camera)
         if camera.model is not None:
             self._infos[image.camera].publish(
-                conversions.camera_info_message(camera.model, stamp, image.frame_id)
+                conversions.camera_info_message(camera.model, stamp, frame_id)
             )
         self._sent += 1
 
     def _send_transforms(self) -> None:
         """`rig` to the optical frame of each camera whose place is known."""
-        rig = self._source.rig
+        rig, prefix = self._source.rig, self._config.frame_prefix
         stamp = self.get_clock().now().nanoseconds
         transforms = [
-            conversions.transform_message(pose, rig.rig_frame, camera.frame_id, stamp)
+            conversions.transform_message(
+                pose, prefix + rig.rig_frame, prefix + camera.frame_id, stamp
+            )
             for camera in rig.cameras
             if (pose := camera.rig_from_camera) is not None
         ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
@@ -20,8 +22,8 @@ from vggt_ros.nodes.findings import (
     state_word,
     topic_findings,
 )
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
-from vggt_ros.nodes.worker import Health
 from vggt_ros.pipeline.stages import EngineInUse
 
 LEVELS = {
@@ -88,6 +90,7 @@ def _pipeline_values(status: MapStatus, health: Health) -> dict[str, str]:
         "sets received": str(status.sets_received),
         "sets used": str(status.sets_used),
         "clock jumps": str(status.clock_jumps),
+        "resident memory [MB]": _figure(_resident_mb(), ".0f"),
     }
     if status.motion != "static":
         values |= {"keyframes": str(status.keyframes), "loops": str(status.loops)}
@@ -127,6 +130,15 @@ def _told(engine: EngineInUse) -> str:
         f"{engine.file} ({engine.model}, licence {engine.licence}), {engine.backend} on "
         f"{engine.device}, {engine.precision}, {verified}"
     )
+
+
+def _resident_mb() -> float:
+    """Memory of this process, as Linux tells it; NaN elsewhere."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return math.nan
+    return pages * os.sysconf("SC_PAGE_SIZE") * 1e-6
 
 
 def _figure(value: float, form: str) -> str:

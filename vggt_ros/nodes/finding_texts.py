@@ -6,6 +6,7 @@ file.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 OK, WARN, ERROR = "OK", "WARN", "ERROR"
@@ -217,6 +218,13 @@ CAMERA: dict[str, Kind] = {
         "the driver is slow (exposure in the dark, USB bandwidth), or images are lost",
         "driver settings, the shared-memory profile; `diagnostics.min_rate_hz`",
     ),
+    "set back": Kind(
+        WARN,
+        "its stamps went back while those of the others go on; it is left out until they are in "
+        "time again",
+        "its driver or computer has set its clock back, or it was started anew with another clock",
+        "keep clocks steady (chrony with slewing); restart the driver",
+    ),
     "unregistered": Kind(
         WARN,
         "without a place in the map, because it was silent or failed in the bootstrap; call "
@@ -397,7 +405,7 @@ def diagnostics_markdown() -> str:
             "|---|---|---|---|",
         ]
         lines += [
-            "| " + " | ".join(_cell(c) for c in (k.level, k.text, k.cause, k.remedy)) + " |"
+            "| " + " | ".join(_cell(c) for c in (k.level, shown(k.text), k.cause, k.remedy)) + " |"
             for k in kinds.values()
         ]
         lines.append("")
@@ -409,6 +417,11 @@ def diagnostics_markdown() -> str:
         *(f"| {reason} | {_cell(a)} | {_cell(b)} |" for reason, (a, b) in DROPS.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def shown(text: str) -> str:
+    """A text with the names of its figures, without how they are formatted."""
+    return re.sub(r"\{(\w+):[^}]*\}", r"{\1}", text)
 
 
 def _cell(text: str) -> str:

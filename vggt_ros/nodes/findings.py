@@ -12,8 +12,8 @@ from vggt_ros.msg import CameraStatus, MapStatus
 from vggt_ros.nodes import finding_texts
 from vggt_ros.nodes.camera_monitor import FAULT_SHOWN_S, CameraMonitor
 from vggt_ros.nodes.finding_texts import OK, Kind
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
-from vggt_ros.nodes.worker import Health
 from vggt_ros.pipeline.clock_offsets import LEAST_IMAGES, clock_offsets
 from vggt_ros.types import ScaleSource
 
@@ -236,6 +236,8 @@ def _input_findings(
         found.append(finding(kinds, "fault", text=monitor.fault))
     if silent_s > limits.silent_after_s:
         return found
+    if camera.name in health.set_back:
+        found.append(finding(kinds, "set back"))
     if offset_s is not None:
         direction = "behind" if offset_s > 0 else "ahead of"
         found.append(

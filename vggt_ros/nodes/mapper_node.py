@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -21,34 +20,31 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from vggt_ros.config import CameraConfig, Config
-from vggt_ros.errors import ConfigError, VggtRosError, nearest
+from vggt_ros.config import Config
+from vggt_ros.errors import ConfigError, VggtRosError
 from vggt_ros.mapping.settings import check_settings
 from vggt_ros.mapping.updates import check_crop
 from vggt_ros.msg import MapStatus
-from vggt_ros.nodes import parameters, qos
+from vggt_ros.nodes import parameters
 from vggt_ros.nodes.calibration import Calibration, with_rig_topics
 from vggt_ros.nodes.camera_monitor import CameraMonitor
-from vggt_ros.nodes.diagnostics import diagnostics
-from vggt_ros.nodes.findings import Trend, fault_of, input_findings
+from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.inputs import CameraInputs, image_topic
+from vggt_ros.nodes.mapper_parameters import check_least_cameras, declare_mapper
 from vggt_ros.nodes.mapper_services import MapperServices
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
-from vggt_ros.nodes.qos_events import QosReport, advertise
+from vggt_ros.nodes.qos_events import QosReport
+from vggt_ros.nodes.reports import Look, Reports
 from vggt_ros.nodes.rig_check import RigChecker
 from vggt_ros.nodes.side_outputs import SideOutputs
-from vggt_ros.nodes.status import map_status
 from vggt_ros.nodes.transforms import Frames, listen
-from vggt_ros.nodes.worker import Health, MappingWorker, RigInTf
+from vggt_ros.nodes.worker import MappingWorker, RigInTf
 from vggt_ros.parameters.tree import flatten
 from vggt_ros.pipeline.ingest import Ingest
-from vggt_ros.rig import Rig, load_rig
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 ERROR = TransitionCallbackReturn.ERROR
-
-DIAGNOSTICS_PERIOD_S = 1.0
 
 STOP_TIMEOUT_S = 3.0
 """A step in hand is waited for so long; launch sends SIGTERM after 5 s."""
@@ -93,10 +89,8 @@ class Mapper(LifecycleNode):
         self._finished = True
         self._error = ""
         """Why the node went to error processing; forgotten when it is configured again."""
-        self._trend = Trend()
         self._qos_report = QosReport(self.get_logger())
-        self._rig: Rig | None = None
-        self._config = self._declare_parameters()
+        self._config, self._rig = declare_mapper(self)
         self._frames: Frames | None = None
         self._outputs: Outputs | None = None
         self._worker: MappingWorker | None = None
@@ -116,12 +110,19 @@ class Mapper(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
         self._answer_impossible_transitions()
         self._failed_guard = self.create_guard_condition(self._leave_failed)
-        self._create_reports()
-        self._answers = MapperServices(
-            self, lambda: self._worker, lambda: self._inputs is not None
-        )
         self._rig_checker = RigChecker(
             self, lambda: self._worker, lambda: self._resolved, lambda: self._frames
+        )
+        self._reports = Reports(
+            self,
+            self._look,
+            self._qos_report,
+            self._rig_checker,
+            self._timers_group,
+            self._steady,
+        )
+        self._answers = MapperServices(
+            self, lambda: self._worker, lambda: self._inputs is not None
         )
         if self._config.autostart:
             self._start_timer = self.create_timer(0.0, self._autostart, clock=self._steady)
@@ -234,8 +235,7 @@ class Mapper(LifecycleNode):
 
     def _configure(self) -> None:
         self._error = ""
-        self._qos_report.clear()
-        self._trend = Trend()
+        self._reports.start_anew()
         self._resolved = with_rig_topics(self._config, self._rig)
         self._monitors = self._make_monitors()
         config = self._resolved
@@ -423,35 +423,6 @@ class Mapper(LifecycleNode):
 
     # --- parameters ----------------------------------------------------------------------------
 
-    def _declare_parameters(self) -> MapperConfig:
-        defaults = MapperConfig()
-        rig_file = parameters.read_override(self, "rig_file", defaults.rig_file)
-        names = parameters.read_override(self, "cameras", defaults.cameras)
-        if rig_file:
-            self._rig = load_rig(rig_file)
-            for name in names:
-                if name not in self._rig.names:
-                    raise ConfigError(
-                        f"parameter 'cameras': '{name}' is not in {rig_file}"
-                        f"{nearest(name, self._rig.names)}, which has {', '.join(self._rig.names)}"
-                    )
-            names = names or list(self._rig.names)
-        parameters.check_camera_names(names)
-        tree = dataclasses.replace(defaults, camera={name: CameraConfig() for name in names})
-        config = parameters.declare(
-            self, tree, read_only=("cameras", "camera.", "rig_file", "autostart")
-        )
-        if not names:
-            raise ConfigError(
-                "parameter 'cameras': expected one camera name or more, or a rig_file; got none"
-            )
-        if config.ingest.min_cameras > len(names):
-            raise ConfigError(
-                f"parameter 'ingest.min_cameras': expected at most the {len(names)} cameras, "
-                f"got {config.ingest.min_cameras}"
-            )
-        return config
-
     def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
         configured = self._state != MapStatus.STATE_UNCONFIGURED
         result = parameters.check_changes(self._config, changes, configured)
@@ -460,26 +431,29 @@ class Mapper(LifecycleNode):
             config = parameters.replace_leaves(self._config, values)
             try:
                 check_settings(config.map)
+                check_least_cameras(config, config.cameras)
                 check_crop(config.crop)
             except ConfigError as error:
                 return SetParametersResult(successful=False, reason=str(error))
             self._config = config
             if configured:
                 self._apply(parameters.replace_leaves(self._resolved, values))
+            else:
+                self._reports.set_rate(config.publish.status_rate_hz)
         return result
 
     def _apply(self, config: MapperConfig) -> None:
         """Run-time changes to everything that is running."""
         rate_changed = config.publish.map_rate_hz != self._resolved.publish.map_rate_hz
         self._resolved = config
+        self._reports.set_rate(config.publish.status_rate_hz)
         if self._outputs is not None:
             self._outputs.config = config
         if self._side_outputs is not None:
             self._side_outputs.set_config(config)
         if self._worker is not None:
             self._worker.max_internal_errors = config.max_internal_errors
-            pipeline = self._worker.pipeline
-            self._worker.post(lambda: pipeline.set_config(config))
+            self._worker.set_config(config)
         if rate_changed and self._map_timer is not None:
             self._make_map_timer()
 
@@ -491,72 +465,18 @@ class Mapper(LifecycleNode):
             CameraMonitor(name, image_topic(self, config.camera[name])) for name in config.cameras
         ]
 
-    def _create_reports(self) -> None:
-        self._status_publisher = advertise(
-            self.create_publisher,
-            self._qos_report,
-            MapStatus,
-            "~/status",
-            qos.reliable(),
-            qos_overriding_options=qos.overridable(),
-        )
-        self._diagnostics_publisher = advertise(
-            self.create_publisher,
-            self._qos_report,
-            DiagnosticArray,
-            "/diagnostics",
-            qos.reliable(),
-        )
-        for period_s, callback in (
-            (1.0 / self._config.publish.status_rate_hz, self._publish_status),
-            (DIAGNOSTICS_PERIOD_S, self._publish_diagnostics),
-        ):
-            self.create_timer(
-                period_s, callback, callback_group=self._timers_group, clock=self._steady
-            )
-
-    def _status(self) -> tuple[MapStatus, Health]:
-        worker = self._worker
+    def _look(self) -> Look:
+        """How things are now, for the reports."""
+        worker, outputs = self._worker, self._outputs
         health = worker.health if worker is not None else Health()
         state = self._state
         if state == MapStatus.STATE_BOOTSTRAPPING:
             state = _STATES[health.state]
             if worker is not None and worker.paused:
                 state = MapStatus.STATE_PAUSED
-        outputs = self._outputs
         if outputs is not None and outputs.errors:
             health = dataclasses.replace(health, publishing_errors=outputs.errors)
-        now_ns = self.get_clock().now().nanoseconds
-        monitors = self._monitors
-        message = map_status(state, health, monitors, self._resolved, now_ns)
-        message.detail = message.detail or self._error
-        found = input_findings(message, health, monitors, self._resolved.diagnostics)
-        for camera, of_input in zip(message.cameras, found, strict=True):
-            camera.fault = fault_of(of_input)
-        return message, health
-
-    def _publish_status(self) -> None:
-        self._status_publisher.publish(self._status()[0])
-
-    def _publish_diagnostics(self) -> None:
-        status, health = self._status()
-        self._trend.update(health, self._monitors)
-        message = diagnostics(
-            self.get_name(),
-            status,
-            self._monitors,
-            health,
-            self.get_clock().now().nanoseconds,
-            self._resolved.diagnostics,
-            self._trend,
-            self._qos_report.texts,
-            self._error,
-        )
-        rig_check = self._rig_checker.diagnostic()
-        if rig_check is not None:
-            message.status.append(rig_check)
-        self._diagnostics_publisher.publish(message)
-        self._rig_checker.poll()
+        return Look(state, health, self._monitors, self._resolved, self._error)
 
     def _make_map_timer(self) -> None:
         if self._map_timer is not None:

@@ -13,14 +13,16 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Path
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from visualization_msgs.msg import MarkerArray
 
 from vggt_ros.config import Config
 from vggt_ros.geometry import Rigid3
-from vggt_ros.nodes.calibration import Calibrated
+from vggt_ros.nodes.calibration import Calibrated, rig_from_cameras
 from vggt_ros.nodes.conversions import pose_message, time_message, transform_message
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.transforms import Frames, MovingBroadcaster
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 MOST_POSES = 2000
 """Of one path message; a longer path is thinned evenly."""
+
+_STILL_NS = 1_000_000
+"""Stamps that are no newer than the last, by no more, are of a clock that stands still."""
 
 _SAME_MAP = 1e-6
 """[m or rad] Nearer to the identity, `map` is still the frame of the other localiser."""
@@ -55,13 +60,19 @@ class RigPlaces:
         self._frames = frames
         self._broadcaster = MovingBroadcaster(node)
         self._map_from_odom: Rigid3 | None = None
+        self._sent: tuple[int, Rigid3] | None = None
         self._told: set[str] = set()
         self._map_frame = config.frame.map
         self._lock = threading.Lock()
         self._timer: Any = None
         if config.frame.odom:
-            period_s = 1.0 / config.publish.odom_rate_hz
-            self._timer = node.create_timer(period_s, self._send_odom, callback_group=group)
+            # Not the node's clock: the map may be found when a bag has ended, and /clock with it.
+            self._timer = node.create_timer(
+                1.0 / config.publish.odom_rate_hz,
+                self._send_odom,
+                callback_group=group,
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
+            )
 
     def close(self) -> None:
         """Stop."""
@@ -109,6 +120,11 @@ class RigPlaces:
                 self._set_odom(motion.map_from_world)
             elif motion.map_from_world is not None:
                 self._check_same_map(motion.map_from_world)
+        elif odom and not scene.scale.is_metric:
+            if motion.places:
+                self._warn_once(
+                    "unscaled", f"'{odom}' gets no parent: it is in metres, and the map is not"
+                )
         elif odom:
             for stamp_ns, map_from_rig in motion.places[-1:]:
                 self._take_rig(stamp_ns, map_from_rig, calibrated)
@@ -139,6 +155,13 @@ class RigPlaces:
             return
         ahead_ns = int(self._config.publish.odom_ahead_ms * 1e6)
         stamp_ns = self._node.get_clock().now().nanoseconds + ahead_ns
+        if self._sent is not None:
+            last_ns, last = self._sent
+            if 0 <= last_ns - stamp_ns < _STILL_NS:  # /clock stands still
+                if np.array_equal(last.matrix, map_from_odom.matrix):
+                    return  # tf2 warns of transforms that it has already
+                stamp_ns = last_ns + 1
+        self._sent = (stamp_ns, map_from_odom)
         self._send(map_from_odom, self._config.frame.odom, stamp_ns)
 
     def _send_top(
@@ -205,18 +228,6 @@ class RigPlaces:
         if key not in self._told:
             self._told.add(key)
             logger.warning("tf: %s", text)
-
-
-def rig_from_cameras(calibrated: Calibrated, scene: AlignedScene) -> dict[str, Rigid3]:
-    """Where the cameras sit on the rig: as given, else as found, else the only camera is it."""
-    found = dict(calibrated.rig.poses)
-    if scene.map_from_rig is not None:
-        rig_from_map = scene.map_from_rig.inverse()
-        for camera, map_from_camera in scene.map_from_camera.items():
-            found.setdefault(camera, rig_from_map @ map_from_camera)
-    if not found and len(calibrated.rig.cameras) == 1:
-        found[calibrated.rig.cameras[0].name] = Rigid3.identity()
-    return found
 
 
 def moved_markers(

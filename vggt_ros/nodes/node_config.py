@@ -170,3 +170,19 @@ class CameraSourceConfig:
         low=0.0,
         high=3600.0,
     )
+    frame_prefix: str = parameter(
+        "", "before the names of the rig's and the images' frames, such as robot1/"
+    )
+    num_cams: int = parameter(0, "at most the first so many cameras; 0: all", low=0, high=64)
+    random_views: int = parameter(
+        0, "so many cameras, drawn with seed; 0: not drawn; not with views", low=0, high=64
+    )
+    seed: int = parameter(42, "of random_views", low=0)
+    start_set: int = parameter(0, "videos: begin with this set", low=0)
+    idle_s: float = parameter(
+        30.0,
+        "images_live ends when nothing has come for so long",
+        unit="s",
+        low=0.1,
+        high=86_400.0,
+    )

@@ -20,11 +20,12 @@ from vggt_ros.mapping.updates import inside
 from vggt_ros.nodes import conversions, qos
 from vggt_ros.nodes.calibration import Calibrated
 from vggt_ros.nodes.clouds import set_cloud
+from vggt_ros.nodes.latest_publisher import LatestPublisher
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.moving_outputs import RigPlaces, moved_markers, path_message
 from vggt_ros.nodes.qos_events import QosReport, advertise
 from vggt_ros.nodes.transforms import Frames, StaticBroadcaster
-from vggt_ros.nodes.worker import LatestPublisher, MappingWorker, Motion
+from vggt_ros.nodes.worker import MappingWorker, Motion
 from vggt_ros.pipeline.report import map_frame
 from vggt_ros.types import AlignedScene, DepthMap, PointCloud, unscaled_frame
 
@@ -160,7 +161,8 @@ class Outputs:
             self._map = (cloud, worker.health.stamp_ns)
             self._thread.put("map", self._map)
             if self._places is not None:
-                self._path = (worker.pipeline.path(), worker.health.stamp_ns)
+                path = sorted(worker.pipeline.path(), key=lambda place: place[0])
+                self._path = (path, worker.health.stamp_ns)
                 self._thread.put("path", self._path)
         finally:
             self._pending.clear()
@@ -169,8 +171,9 @@ class Outputs:
 
     def _publish_map(self, value: tuple[PointCloud, int]) -> None:
         cloud, stamp_ns = value
-        cloud = self._cropped(cloud)
-        cloud = select(cloud, thin_to(len(cloud), self.config.publish.map_max_points))
+        if self.config.crop.enabled:
+            cloud = self._cropped(cloud)
+            cloud = select(cloud, thin_to(len(cloud), self.config.publish.map_max_points))
         self._map_publisher.publish(conversions.cloud_message(cloud, stamp_ns, cloud.frame))
 
     def _publish_set(self, value: tuple[Any, bool]) -> None:

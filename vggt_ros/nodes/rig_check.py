@@ -99,7 +99,7 @@ class RigChecker:
         check, error = self._last, self._last_error
         if check is None and not error:
             return None
-        name = self._node.get_name()
+        name = self._node.get_fully_qualified_name().lstrip("/")
         status = DiagnosticStatus(name=f"{name}: rig check", hardware_id=name)
         status.values = [
             KeyValue(key="age [s]", value=f"{time.monotonic() - self._last_s:.0f}"),

@@ -9,7 +9,7 @@ from vggt_ros.config import Config
 from vggt_ros.msg import CameraStatus, DropCount, MapStatus
 from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.conversions import pose_message, time_message
-from vggt_ros.nodes.worker import Health
+from vggt_ros.nodes.health import Health
 from vggt_ros.pipeline.report import map_frame
 
 _MODELS = {"invdepth_scale_shift": "disparity", "": "none"}
@@ -84,7 +84,8 @@ def _camera_status(monitor: CameraMonitor, health: Health) -> CameraStatus:
     scene = health.scene
     if scene is not None and monitor.name in scene.map_from_camera:
         message.registered = True
-        message.map_from_camera = pose_message(scene.map_from_camera[monitor.name])
+        found = health.map_from_camera.get(monitor.name, scene.map_from_camera[monitor.name])
+        message.map_from_camera = pose_message(found)
         residual = scene.residuals.get(monitor.name)
         if residual is not None:
             message.centre_residual_m = float(residual.centre)

@@ -1,8 +1,8 @@
-"""The threads around the pipeline: one that maps, one that publishes.
+"""The thread that maps.
 
 The algorithm has no threads. Callbacks of ROS only put images into the queues of ingest; one
 worker thread takes sets out, decodes and maps them; what it makes goes into slots that keep the
-latest only, from which a second thread publishes.
+latest only, from which a second thread publishes (`latest_publisher.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vggt_ros.config import Config
@@ -28,10 +28,10 @@ from vggt_ros.errors import (
     VggtRosError,
 )
 from vggt_ros.geometry import Rigid3
-from vggt_ros.nodes.calibration import Calibrated, Calibration
+from vggt_ros.nodes.calibration import Calibrated, Calibration, rig_from_cameras
+from vggt_ros.nodes.health import Health
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.rig_overlap import rig_overlap
-from vggt_ros.pipeline.stages import EngineInUse
 from vggt_ros.pipeline.waiting_sets import WaitingSets
 from vggt_ros.rig import Rig
 from vggt_ros.types import AlignedScene, DepthAlignment, FrameSet, StampedImage
@@ -56,54 +56,12 @@ _REPEAT_WARNING_S = 5.0
 
 
 @dataclass(frozen=True, eq=False)
-class Health:
-    """What the worker last knew, replaced as a whole; read by other threads."""
-
-    stamp_ns: int = 0
-    state: str = "collecting"
-    detail: str = ""
-    scene: AlignedScene | None = None
-    bootstrapper: str = ""
-    depth_estimator: str = ""
-    engines: Mapping[str, EngineInUse] = field(default_factory=dict)
-    map_points: int = 0
-    memory_bytes: int = 0
-    sets_received: int = 0
-    sets_used: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    camera_drops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    camera_errors: Mapping[str, str] = field(default_factory=dict)
-    alignments: Mapping[str, DepthAlignment] = field(default_factory=dict)
-    timings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    skews_ms: Mapping[str, float] = field(default_factory=dict)
-    """Stamp of a camera's images minus that of their sets."""
-    clock_jumps: int = 0
-    overlap: float = math.nan
-    internal_errors: int = 0
-    publishing_errors: int = 0
-    step_s: float = 0.0
-    """So long the set in hand has been mapped; 0 between sets."""
-    waits: bool = False
-    """Sets are not taken on purpose: the calibration is not complete."""
-    map_from_rig: Rigid3 | None = None
-    """Of the newest set; where the rig stands still, of the bootstrap."""
-    map_from_world: Rigid3 | None = None
-    """`map` from the frame in which others say where the rig is (motion tf)."""
-    keyframes: int = 0
-    loops: int = 0
-    place_fault: str = ""
-    """Why the newest set has no place, where others say where the rig is."""
-    unplaced_s: float = 0.0
-    """Seconds since a set had a place; 0 without a fault."""
-    scale_drift: float = math.nan
-
-
-@dataclass(frozen=True, eq=False)
 class Motion:
     """What a set has told of where a moving rig was."""
 
     places: tuple[tuple[int, Rigid3], ...]
-    """Stamp and `map_from_rig` of what was located since the set before, in order."""
+    """Stamp and `map_from_rig` of what was located since the set before, by stamp: this set, and
+    keyframes that waited for their window."""
     map_from_world: Rigid3 | None
 
 
@@ -192,6 +150,7 @@ class MappingWorker:
             )
         self._placed_at_s = time.monotonic()
         self._newest_place: tuple[int, Rigid3] | None = None
+        self._located: set[int] = set()
         self._set_wanted: list[Future[FrameSet]] = []
         check_rig = getattr(pipeline.config, "check_rig", None)
         self._latest: deque[FrameSet] = deque(maxlen=check_rig.sets if check_rig else 1)
@@ -311,14 +270,14 @@ class MappingWorker:
         if not paused:
             return 0
         waiting = self._ingest.waiting
-        self._forget_waiting("paused")
+        self._forget("paused")
         return waiting
 
     def flush(self) -> None:
         """Forget the images and sets that wait, and their stamps."""
-        self._forget_waiting("inactive")
+        self._forget("inactive")
 
-    def _forget_waiting(self, reason: str) -> None:
+    def _forget(self, reason: str) -> None:
         self._ingest.reset(reason)
         if self._waiting is not None:
             self.post(self._waiting.clear)
@@ -327,6 +286,11 @@ class MappingWorker:
         """Forget scene, map and half sets; accepted at once, done after the step in hand."""
         self._ingest.reset()
         self.post(self._reset)
+
+    def set_config(self, config: Config) -> None:
+        """Take over the parameters that may change while mapping."""
+        self._ingest.set_config(config.ingest)
+        self.post(lambda: self.pipeline.set_config(config))
 
     def clock_jumped(self) -> None:
         """The clock of the node went back: count it, and reset."""
@@ -413,12 +377,7 @@ class MappingWorker:
         is_settled = self.pipeline.scene is not None and self._calibrated is not None
         if self._paused or not (is_settled or self._calibrate()):
             return
-        if self._ingest.clock_resets != self._clock_resets:
-            self._clock_resets = self._ingest.clock_resets
-            logger.warning("stamps jumped back: scene and map are reset")
-            if self._tf is not None:
-                self._tf.forget()
-            self._reset()
+        self._follow_clock(self._ingest.clock_resets)
         while not (self._stopping or self._tasks):
             if self._waiting is None or self._tf is None:
                 chosen, world_from_rig = self._ingest.take(), None
@@ -426,8 +385,19 @@ class MappingWorker:
                 chosen, world_from_rig = self._take_placed(self._waiting, self._tf.now_ns())
             if chosen is None:
                 return
+            self._follow_clock(chosen.clock_resets)  # it may have jumped in the meantime
             self._map(chosen, world_from_rig)
             self._report()
+
+    def _follow_clock(self, resets: int) -> None:
+        """Forget the map where the sets from here on are of another round of a bag."""
+        if resets <= self._clock_resets:
+            return
+        self._clock_resets = resets
+        logger.warning("stamps jumped back: scene and map are reset")
+        if self._tf is not None:
+            self._tf.forget()
+        self._reset()
 
     def _take_placed(
         self, waiting: WaitingSets, now_ns: int
@@ -485,13 +455,27 @@ class MappingWorker:
         """What is new of a rig that moves; sets may be located later, several at a time."""
         if self.pipeline.config.motion == "static":
             return None
-        places: list[tuple[int, Rigid3]] = []
+        found: dict[int, Rigid3] = {}
         if result.depth_maps or result.bootstrapped:
-            newest_ns = self._newest_place[0] if self._newest_place else -1
-            places = [place for place in self.pipeline.path() if place[0] > newest_ns]
-        if places:
-            self._newest_place = places[-1]
+            found = dict(self.pipeline.path())
+        if result.map_from_rig is not None:
+            found[result.stamp_ns] = result.map_from_rig
+        places = [(s, found[s]) for s in sorted(found) if s not in self._located]
+        self._located.update(found)
+        if found:
+            newest_ns = max(found)
+            if self._newest_place is None or newest_ns >= self._newest_place[0]:
+                self._newest_place = newest_ns, found[newest_ns]
         return Motion(tuple(places), self.pipeline.map_from_world)
+
+    def _camera_places(self) -> dict[str, Rigid3]:
+        """`map_from_camera` of a rig that moves."""
+        scene = self.pipeline.scene
+        if self._newest_place is None or self._calibrated is None or scene is None:
+            return {}
+        map_from_rig = self._newest_place[1]
+        places = rig_from_cameras(self._calibrated, scene)
+        return {camera: map_from_rig @ pose for camera, pose in places.items()}
 
     def _newest_arrival(self, chosen: ImageSet) -> float | None:
         """When the last image of a set came, by the steady clock."""
@@ -527,6 +511,7 @@ class MappingWorker:
         self._alignments.clear()
         self._detail = ""
         self._newest_place = None
+        self._located.clear()
         if self._waiting is not None:
             self._waiting.clear()
         self._overlap = math.nan
@@ -590,6 +575,8 @@ class MappingWorker:
             loops=pipeline.loops if moves else 0,
             place_fault=fault,
             unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,
+            map_from_camera=self._camera_places(),
+            set_back=ingest.set_back,
             skews_ms=ingest.skews_ms,
             clock_jumps=ingest.clock_resets + self._clock_jumps,
             overlap=self._overlap,
@@ -607,55 +594,3 @@ class MappingWorker:
 def _named(error: BaseException) -> str:
     """Kind and text of an error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-class LatestPublisher:
-    """A thread that publishes what was put last; older unpublished values are replaced.
-
-    Args:
-        handlers: by slot, what publishes a value; called in this thread, in this order.
-    """
-
-    def __init__(self, handlers: dict[str, Callable[[Any], None]]) -> None:
-        self._handlers = handlers
-        self.errors = 0
-        """Messages that could not be made or published."""
-        self._slots: dict[str, Any] = {}
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def put(self, slot: str, value: Any) -> None:
-        """Never waits for the publishing."""
-        with self._wake:
-            self._slots[slot] = value
-            self._wake.notify()
-
-    def stop(self, timeout_s: float) -> bool:
-        """End after the message in hand; what still waits is not published."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not (self._stopping or self._slots):
-                    self._wake.wait(_IDLE_S)
-                if self._stopping:
-                    return
-                slots, self._slots = self._slots, {}
-            for slot, handler in self._handlers.items():
-                if slot in slots and not self._stopping:
-                    try:
-                        handler(slots[slot])
-                    except Exception:
-                        self.errors += 1
-                        logger.exception("internal error while publishing %s", slot)

@@ -26,8 +26,8 @@ class AbsentCameras:
 
     def __init__(self, cameras: Sequence[str], after_ns: int, warns: bool):
         self._cameras = tuple(cameras)
-        self._after_ns = after_ns
-        self._warns = warns
+        self.after_ns = after_ns
+        self.warns = warns
         self._missed: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in cameras}
         """By camera, what each other one has sent since its last image: first stamp, number."""
         self._faulty_since: dict[str, tuple[int, int]] = {}
@@ -51,7 +51,7 @@ class AbsentCameras:
 
     def note_arrival(self, camera: str, stamp_ns: int) -> None:
         """An image has come: its camera is not silent, others may have become so."""
-        if not self._after_ns:
+        if not self.after_ns:
             return
         self._missed[camera].clear()
         if camera in self._silent:
@@ -69,7 +69,7 @@ class AbsentCameras:
 
     def note_usable(self, camera: str, stamp_ns: int, usable: bool) -> None:
         """An image was decoded, or could not be."""
-        if usable or not self._after_ns:
+        if usable or not self.after_ns:
             self._faulty_since.pop(camera, None)
             self._faulty.discard(camera)
             return
@@ -93,8 +93,8 @@ class AbsentCameras:
         self._faulty.clear()
 
     def _is_over(self, duration_ns: int, images: int) -> bool:
-        return duration_ns >= self._after_ns and images >= _LEAST_MISSED
+        return duration_ns >= self.after_ns and images >= _LEAST_MISSED
 
     def _warn(self, camera: str, why: str) -> None:
-        if self._warns:
+        if self.warns:
             _LOG.warning("camera '%s': %s; sets go on without it until it is back", camera, why)

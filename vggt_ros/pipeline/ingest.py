@@ -49,6 +49,8 @@ class ImageSet:
 
     stamp_ns: int
     images: tuple[StampedImage, ...]
+    clock_resets: int = 0
+    """Of the ingest when the set was taken: a higher number is another round of a bag."""
 
 
 class Ingest:
@@ -103,12 +105,8 @@ class Ingest:
             raise ConfigError(
                 f"cameras: expected 1 to {MAX_CAMERAS} different names, got {list(cameras)}"
             )
-        if config.min_cameras > len(cameras):
-            raise ConfigError(
-                f"ingest.min_cameras: expected at most the {len(cameras)} cameras, got "
-                f"{config.min_cameras}"
-            )
         self.cameras = tuple(cameras)
+        self._check_least(config)
         self.counts: Counter[str] = Counter()
         self.camera_counts: dict[str, Counter[str]] = {name: Counter() for name in cameras}
         self.received: Counter[str] = Counter()
@@ -203,6 +201,19 @@ class Ingest:
         """Images in the queues."""
         with self._lock:
             return sum(len(queue) for queue in self._queues.values())
+
+    def set_config(self, config: IngestConfig) -> None:
+        """Take over what may change while mapping: skew, least cameras, silence.
+
+        Raises:
+            ConfigError: `min_cameras` above the number of cameras.
+        """
+        self._check_least(config)
+        with self._lock:
+            self._config = config
+            self._skew_ns = int(config.max_skew_ms * 1e6)
+            self._left_out.after_ns = int(config.silent_after_s * 1e9)
+            self._left_out.warns = not config.min_cameras
 
     def leave_out(self, camera: str) -> None:
         """Do not wait for a camera until it sends."""
@@ -428,7 +439,7 @@ class Ingest:
         stamp = stamps[(len(stamps) - 1) // 2]
         for image in images:
             self._skews[image.camera].append(image.stamp_ns - stamp)
-        return ImageSet(stamp, images)
+        return ImageSet(stamp, images, self.clock_resets)
 
     def _advance(self, members: list[str]) -> None:
         """Where cameras are faster than `max_skew_ms`, go on to images closer together."""
@@ -502,6 +513,13 @@ class Ingest:
             return None
 
     # ------------------------------------------------------------------ bookkeeping
+
+    def _check_least(self, config: IngestConfig) -> None:
+        if config.min_cameras > len(self.cameras):
+            raise ConfigError(
+                f"ingest.min_cameras: expected at most the {len(self.cameras)} cameras, got "
+                f"{config.min_cameras}"
+            )
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self._queues:

@@ -24,11 +24,14 @@ LANDMARKS = "landmarks.npz"
 MOST_FEATURES = 3000
 """Of one image: 0.4 MB in the archive, and matching two images takes 0.1 s."""
 
-_MOST_PER_CAMERA = 4
-"""Images of a camera that are kept: where it stood when the map was saved, the newest first."""
+MOST_IMAGES = 24
+"""Of a camera: where it stood when the map was saved, the newest first, or along its path."""
 
 _SAME_PIXEL_PX = 1.0
 """A triangulated feature so near is the same."""
+
+_SAME_RAY_PX = 2.0
+"""A triangulated point that the camera sees farther from its feature belongs to another image."""
 
 _EDGE = 0.05
 """Relative difference of depth between neighbours that makes an edge, where a pixel decides
@@ -63,7 +66,7 @@ class SeenView:
     depth: Float32
     depth_model: CameraModel
     features: Features | None = None
-    """Of this very image."""
+    """Of this very image, or of another that was taken at the same place."""
 
 
 def detect(rgb: Image, most: int = MOST_FEATURES) -> tuple[Float32, NDArray[np.uint8]]:
@@ -97,7 +100,7 @@ def landmarks_of(view: SeenView, points_in_map: Float64) -> Landmarks:
     )
     points = view.map_from_camera.apply(homogeneous * depth[:, None])
     if view.features is not None and len(view.features.rows):
-        _take_triangulated(points, pixels, view.features, points_in_map)
+        _take_triangulated(points, pixels, view, model, points_in_map)
     known = np.isfinite(points).all(axis=1)
     return Landmarks(
         view.frame.camera, pixels[known], descriptors[known], points[known].astype(np.float32)
@@ -109,7 +112,7 @@ def joined(newer: Sequence[Landmarks], older: Sequence[Landmarks]) -> tuple[Land
     kept: dict[str, list[Landmarks]] = {}
     for entry in (*newer, *older):
         images = kept.setdefault(entry.camera, [])
-        if len(entry) and len(images) < _MOST_PER_CAMERA:
+        if len(entry) and len(images) < MOST_IMAGES:
             images.append(entry)
     return tuple(entry for images in kept.values() for entry in images)
 
@@ -182,9 +185,14 @@ def _depth_at(view: SeenView, pixels: Float32, model: CameraModel) -> Float64:
 
 
 def _take_triangulated(
-    points: Float64, pixels: Float32, features: Features, points_in_map: Float64
+    points: Float64,
+    pixels: Float32,
+    view: SeenView,
+    model: CameraModel,
+    points_in_map: Float64,
 ) -> None:
     """Replace the places of the features that structure from motion has triangulated."""
+    features = _seen_here(view, model, points_in_map)
     cells: dict[tuple[int, int], int] = {}
     for k, (x, y) in enumerate(np.rint(features.pixels).astype(int).tolist()):
         cells.setdefault((x, y), k)
@@ -200,3 +208,14 @@ def _take_triangulated(
         distance = np.linalg.norm(features.pixels[near] - pixels[k], axis=1)
         if distance.min() <= _SAME_PIXEL_PX:
             points[k] = points_in_map[features.rows[near[int(distance.argmin())]]]
+
+
+def _seen_here(view: SeenView, model: CameraModel, points_in_map: Float64) -> Features:
+    """The features of a view whose points it sees where they were found."""
+    assert view.features is not None  # the caller has looked
+    features = view.features
+    in_camera = view.map_from_camera.inverse().apply(points_in_map[features.rows])
+    front = np.flatnonzero(in_camera[:, 2] > 0)
+    distance = np.linalg.norm(model.project(in_camera[front]) - features.pixels[front], axis=1)
+    keep = front[distance <= _SAME_RAY_PX]
+    return Features(features.rows[keep], features.pixels[keep])

@@ -82,7 +82,7 @@ class StepResult:
     depth_maps: tuple[DepthMap, ...] = ()
     fused: FuseStatistics = field(default_factory=FuseStatistics)
     map_from_rig: Rigid3 | None = None
-    """Where a moving rig was at its newest keyframe; None for one that stands still."""
+    """Where a moving rig was at this stamp; None where that is not known, or it stands still."""
 
 
 class MappingPipeline:
@@ -117,13 +117,12 @@ class MappingPipeline:
         self._undistorter = Undistorter()
         self.last_views: tuple[tuple[Frame, Rigid3], ...] = ()
         """Undistorted images of the newest set and where they were taken, for archives."""
-        self.last_is_bootstrap = False
         self.landmarks: tuple[Landmarks, ...] = ()
         """Of the archive that was loaded, if one was."""
         self.extra: dict[str, bytes] = {}
         """Members of that archive that others keep there; they are saved again."""
         self._scale_drift = ScaleDrift()
-        self._self_filter = SelfFilter(config)
+        self.self_filter = SelfFilter(config)
         locator = make_locator(config, rig, bootstrapper)
         self._moving = MovingMap(self, locator) if locator is not None else None
 
@@ -208,7 +207,7 @@ class MappingPipeline:
         self.map.config = config.map
         self.aligner.config = config.align
         self.depth_estimator.set_config(config)
-        self._self_filter.config = config
+        self.self_filter.config = config
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig for the next bootstrap."""
@@ -229,6 +228,15 @@ class MappingPipeline:
         self.last_views, self.landmarks, self.extra = (), (), {}
         if self._moving is not None:
             self._moving.reset()
+
+    @property
+    def corrections(self) -> int:
+        """How often the map of a moving rig was made anew because its path had changed."""
+        return self._moving.corrections if self._moving is not None else 0
+
+    def kept_views(self, most: int) -> list[DepthMap]:
+        """Depth maps of a moving rig's keyframes as they lie now, evenly over its path."""
+        return self._moving.kept_views(most) if self._moving is not None else []
 
     def take_over(self, saved: SavedMap) -> None:
         """Go on with a loaded map in place of the present one, without a bootstrap.
@@ -291,7 +299,8 @@ class MappingPipeline:
         self.sets_received += 1
         if self._moving is not None:
             moving = self._moving
-            return self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            result = self._moved(frame_set.stamp_ns, lambda: moving.step(frame_set))
+            return replace(result, map_from_rig=moving.map_from_rig(frame_set))
         bootstrapped = False
         if self.scene is None:
             bootstrapped = self._bootstrap(frame_set)
@@ -303,13 +312,12 @@ class MappingPipeline:
             calibrated = self._calibrated(frame_set, self.scene)
         poses = self.scene.map_from_camera
         self.last_views = tuple((f, poses[f.camera]) for f in calibrated.frames)
-        self.last_is_bootstrap = bootstrapped
         with self.timings.measure("depth"):
-            predictions = self._self_filter.masked(
+            predictions = self.self_filter.masked(
                 self.depth_estimator.estimate(calibrated), self.scene, self.rig
             )
         with self.timings.measure("align"):
-            depth_maps = self._self_filter.outside_box(
+            depth_maps = self.self_filter.outside_box(
                 self._align(predictions, self.scene), self.scene.map_from_rig
             )
             self._scale_drift.observe(calibrated, depth_maps)
@@ -345,14 +353,12 @@ class MappingPipeline:
             raise
         finally:
             self.dropped += moving.take_drops()
-        self.scene = moving.scene
+        self.scene = moving.scene or self.scene  # a loaded one until the first window
         if self.scene is not None:
             self.state = PipelineState.MAPPING
             self.failure = moved.failure
         self.sets_used += moved.used
-        return StepResult(
-            stamp_ns, moved.began, moved.depth_maps, moved.fused, moving.map_from_rig
-        )
+        return StepResult(stamp_ns, moved.began, moved.depth_maps, moved.fused)
 
     def cloud(self, voxel_m: float = 0.0, max_points: int = 0) -> PointCloud:
         """A copy of the map as it is to be shown and exported."""
@@ -410,7 +416,7 @@ class MappingPipeline:
         """Begin the map with the depth of a dense bootstrap, which later depth is fitted to."""
         depth_maps = dense_depth_maps(unscaled, scene)
         if depth_maps:
-            depth_maps = self._self_filter.unseen(depth_maps, scene, self.rig)
+            depth_maps = self.self_filter.unseen(depth_maps, scene, self.rig)
             with self.timings.measure("seed"):
                 self.map.fuse(depth_maps, bootstrap=True)
 

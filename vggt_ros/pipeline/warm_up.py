@@ -8,7 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from vggt_ros.config import Config, ScaleConfig, SelfFilterConfig
+from vggt_ros.config import Config, MapConfig, ScaleConfig, SelfFilterConfig
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.types import (
     AlignedScene,
@@ -107,7 +107,13 @@ def warm_up_stages(config: Config) -> tuple[PlaneBootstrapper, PlaneDisparity | 
 
 
 def warm_up_config(config: Config) -> Config:
-    """The user's configuration with nothing that could refuse the tiny scene."""
+    """The user's configuration with nothing that could refuse the tiny scene.
+
+    Of the map only what decides which kernels run is the user's; a budget for a small map, fine
+    voxels or a short range would leave the scene out.
+    """
+    chosen = config.map
+    scratch = MapConfig(kind=chosen.kind, tsdf_device=chosen.tsdf_device, carve=chosen.carve)
     return replace(
         config,
         cameras=list(_CAMERAS),
@@ -115,4 +121,5 @@ def warm_up_config(config: Config) -> Config:
         scale=ScaleConfig(source="none"),
         camera={},
         self_filter=SelfFilterConfig(),
+        map=scratch,
     )

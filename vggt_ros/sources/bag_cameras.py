@@ -171,16 +171,17 @@ def _calibration(
 def _poses(
     bag: BagReader, frames: Mapping[str, str], file: Rig, config: Config
 ) -> tuple[dict[str, Rigid3], str]:
+    prefix = config.frame.prefix
     if file.poses:
-        return file.poses, file.rig_frame
+        return file.poses, prefix + file.rig_frame
     transforms = bag.static_transforms()
     if config.motion == "tf":
         # A robot that stands still at first is not fixed to the world.
-        world = (config.frame.map, config.frame.odom)
+        world = (prefix + config.frame.map, prefix + config.frame.odom)
         transforms = {c: entry for c, entry in transforms.items() if entry[0] not in world}
     known = {name: frame for name, frame in frames.items() if frame}
     poses, root = TransformTree(transforms).camera_poses(known)
     if not poses and config.motion == "tf" and len(known) == 1:  # a rig of one, moved by TF
         ((name, frame),) = known.items()
         return {name: Rigid3.identity()}, frame.lstrip("/")
-    return poses, root or config.frame.rig
+    return poses, root or prefix + config.frame.rig

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 
+from vggt_ros.geometry import Rigid3
 from vggt_ros.rig import Rig, RigCamera
 from vggt_ros.sources.bag_writer import BagWriter
 from vggt_ros.sources.messages import (
@@ -18,8 +21,33 @@ from vggt_ros.sources.messages import (
 from vggt_ros.synthetic.scenes import SyntheticSet
 from vggt_ros.types import StampedImage
 
+BASE_FROM_RIG = Rigid3(np.eye(3), np.array([0.1, 0.0, 1.15]))
+"""Where the rig sits on a robot that moves; `scenes.demo_rig` is as high."""
+
 _JPEG_QUALITY = 92
 """What USB cameras and `image_transport` use by default lies between 80 and 95."""
+
+
+@dataclass(frozen=True, eq=False)
+class Odometry:
+    """What a moving robot's odometry writes to `/tf`."""
+
+    odom_from_base: Callable[[float], Rigid3]
+    """At a time since `start_ns` [s]."""
+    start_ns: int = 0
+    rate_hz: float = 50.0
+    odom_frame: str = "odom"
+    base_frame: str = "base_link"
+    delay_s: float = 0.02
+    """From its stamp to when it is recorded."""
+
+    def messages(self) -> Iterator[tuple[int, int]]:
+        """Stamp and time of recording, for ever, from one message before the start."""
+        number = -1
+        while True:
+            stamp_ns = self.start_ns + int(number * 1e9 / self.rate_hz) + 1_000_000
+            yield stamp_ns, stamp_ns + int(self.delay_s * 1e9)
+            number += 1
 
 
 def record(
@@ -29,6 +57,7 @@ def record(
     compressed: Iterable[str] = (),
     overwrite: bool = False,
     on_set: Callable[[], object] = lambda: None,
+    odometry: Odometry | None = None,
 ) -> None:
     """Write images, CameraInfo and `/tf_static` as MCAP.
 
@@ -40,6 +69,7 @@ def record(
             `<name>/image_raw`.
         overwrite: replace an existing bag.
         on_set: called after each set, for a progress bar.
+        odometry: of a rig that moves; its base carries the rig's frame.
     """
     compressed = frozenset(compressed)
     transforms = [
@@ -47,15 +77,33 @@ def record(
         for camera in rig.cameras
         if camera.rig_from_camera is not None
     ]
+    if odometry is not None and odometry.base_frame != rig.rig_frame:
+        transforms.append((odometry.base_frame, rig.rig_frame, BASE_FROM_RIG))
+    moved = odometry.messages() if odometry is not None else iter(())
+    pending = next(moved, None)
+    last_ns = 0
     with BagWriter(path, overwrite=overwrite) as bag:
         for index, taken in enumerate(sets):
             if index == 0:
                 bag.write("/tf_static", tf_message(transforms, taken.stamp_ns), taken.stamp_ns)
+            last_ns = max(taken.stamps_ns.values())
+            while odometry is not None and pending is not None and pending[1] <= last_ns:
+                _write_odometry(bag, odometry, *pending)
+                pending = next(moved)
             for camera in sorted(rig.cameras, key=lambda c: taken.stamps_ns[c.name]):
                 stamp, rgb = taken.stamps_ns[camera.name], taken.images[camera.name]
                 image = StampedImage(camera.name, stamp, rgb, "rgb8", camera.frame_id)
                 _write_image(bag, camera, image, camera.name in compressed)
             on_set()
+        while odometry is not None and pending is not None and pending[0] < last_ns + 100_000_000:
+            _write_odometry(bag, odometry, *pending)
+            pending = next(moved)
+
+
+def _write_odometry(bag: BagWriter, odometry: Odometry, stamp_ns: int, log_ns: int) -> None:
+    pose = odometry.odom_from_base((stamp_ns - odometry.start_ns) * 1e-9)
+    edge = (odometry.odom_frame, odometry.base_frame, pose)
+    bag.write("/tf", tf_message([edge], stamp_ns), log_ns)
 
 
 def _write_image(bag: BagWriter, camera: RigCamera, image: StampedImage, compress: bool) -> None:

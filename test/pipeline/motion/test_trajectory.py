@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from vggt_ros.config import TrajectoryConfig
 from vggt_ros.errors import AlignmentError, EngineError
 from vggt_ros.geometry import CameraModel
+from vggt_ros.pipeline.motion.kept_images import KeptImages
 from vggt_ros.pipeline.motion.places import compare, describe
 from vggt_ros.pipeline.motion.trajectory import TrajectoryEstimator
 from vggt_ros.types import Frame, FrameSet
@@ -94,7 +97,7 @@ def test_a_place_seen_again_closes_the_loop(panorama, drive, similarity):
         estimator = TrajectoryEstimator(knowing, config)
         results = [estimator.add(frame_set(panorama, k)) for k in range(28)]
         results.append(estimator.finish())
-        assert (sum(r.loops for r in results if r) > 0) == (max_loops > 0)
+        assert (sum(r.loops for found in results for r in found) > 0) == (max_loops > 0)
         poses = estimator.poses()
         return max(
             np.linalg.norm(poses["cam", k].translation - poses["cam", k + 24].translation)
@@ -118,6 +121,47 @@ def test_after_a_failed_window_it_goes_on(panorama, drive, similarity, error):
     knowing.broken = False
     for k in range(6, 10):  # the camera comes back to where it was known
         result = estimator.add(frame_set(panorama, k))
-    assert result is not None
+    assert result
     assert estimator.dropped["window failed"] == 1
     assert len(estimator.poses()) == 10
+
+
+def test_a_lost_camera_goes_on_where_it_is_known_again(panorama, drive, similarity):
+    knowing = Knowing(drive, similarity)
+    config = TrajectoryConfig(window_views=6, shared_views=2, max_loops=0)
+    estimator = TrajectoryEstimator(knowing, config)
+    for k in range(10):
+        estimator.add(frame_set(panorama, k))
+    knowing.broken = True
+    for k in range(10, 13):
+        estimator.add(frame_set(panorama, k))
+    with pytest.raises(AlignmentError, match="no texture"):
+        estimator.add(frame_set(panorama, 13))
+    knowing.broken = False
+    count = len(knowing.windows)
+    for k in range(16, 19):
+        estimator.add(frame_set(panorama, k))
+    with pytest.raises(AlignmentError, match="lost"):  # nobody has seen this before
+        estimator.add(frame_set(panorama, 19))
+    assert len(knowing.windows) == count  # and no window was tried
+    for k in range(24, 28):  # where it began
+        result = estimator.add(frame_set(panorama, k))
+    assert result
+    assert {stamp for _, stamp in estimator.poses()} == {*range(10), *range(24, 28)}
+    assert min(knowing.windows[-1]) < 4
+    expected = similarity(1).apply_to_pose(drive.poses[2])
+    np.testing.assert_allclose(estimator.poses()["cam", 26].matrix, expected.matrix, atol=1e-6)
+
+
+def test_old_images_are_kept_small(panorama):
+    kept = KeptImages(recent=2)
+    for k in range(4):
+        frame = frame_set(panorama, k).frames[0]
+        kept.append(FrameSet(k, (replace(frame, depth_m=np.full((240, 320), 1.5, np.float32)),)))
+    assert [s.stamp_ns for s in kept] == [0, 1, 2, 3]
+    old, new = kept[0].frames[0], kept[3].frames[0]
+    np.testing.assert_array_equal(new.rgb, frame_set(panorama, 3).frames[0].rgb)
+    difference = np.abs(old.rgb.astype(int) - frame_set(panorama, 0).frames[0].rgb)
+    assert np.median(difference) <= 10  # a picture of noise
+    assert old.depth_m.dtype == np.float32
+    np.testing.assert_allclose(old.depth_m, 1.5)

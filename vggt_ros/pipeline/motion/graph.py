@@ -16,7 +16,7 @@ import numpy as np
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3, Sim3
 from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector
-from vggt_ros.pipeline.motion.join import Join, join_scenes
+from vggt_ros.pipeline.motion.join import Join, join_poses, join_scenes
 from vggt_ros.types import Float64, UnscaledScene
 
 _CAUCHY = 0.01
@@ -51,8 +51,16 @@ class SceneGraph:
         """Of the last `solve`; map is the first scene, or its metres where priors are given."""
         self._seed = seed
 
-    def add(self, scene: UnscaledScene, prior: ScalePrior | None = None) -> int:
+    def add(
+        self, scene: UnscaledScene, prior: ScalePrior | None = None, by_poses: bool = False
+    ) -> int:
         """Add a scene and join it with all that share enough views; returns its number.
+
+        Args:
+            scene: what a bootstrapper found.
+            prior: its metre, where something in it knows.
+            by_poses: where points join it with none, the poses of shared views do; only for
+                scenes whose scale is known.
 
         Raises:
             AlignmentError: it is not the first, and joins none of those that are there.
@@ -66,6 +74,12 @@ class SceneGraph:
                 joins[other, number] = join_scenes(self.scenes[other], scene, self._seed)
             except AlignmentError as error:
                 reasons.append(str(error))
+        if number and not joins and by_poses:
+            others = [k for k in range(number) if _views(scene) & _views(self.scenes[k])]
+            for other in others[-1:]:
+                metres = prior.metres_per_unit if prior else 1.0
+                a_per_b = metres / self.map_from_scene[other].scale
+                joins[other, number] = join_poses(self.scenes[other], scene, a_per_b)
         if number and not joins:
             raise AlignmentError(
                 f"motion: a window of {len(scene.views)} views joins none of the {number} before "

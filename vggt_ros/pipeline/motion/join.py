@@ -32,6 +32,8 @@ hand-held views 70-95 % of the pairs were within it."""
 _LEAST_PAIRS = 30
 _LEAST_INLIERS = 0.4
 _TRIES = 500
+_AXIS = 3.0
+"""Of the size of a window's path."""
 _SAMPLE = 4
 _REFITS = 10
 
@@ -75,6 +77,36 @@ def join_scenes(a: UnscaledScene, b: UnscaledScene, seed: int = 0) -> Join:
             f"to agree on one similarity, got {100 * fraction:.0f} %"
         )
     return Join(a_from_b, in_a[inlier], in_b[inlier], distances[inlier], len(shared), fraction)
+
+
+def join_poses(a: UnscaledScene, b: UnscaledScene, a_per_b: float) -> Join:
+    """Find where scene `b` lies in scene `a` by the poses of shared views.
+
+    Weaker than points, and the only way where there are none: each shared view gives six points
+    on its axes, `_AXIS` away.
+
+    Args:
+        a, b: scenes.
+        a_per_b: units of `a` in one of `b`.
+
+    Raises:
+        AlignmentError: no view is shared.
+    """
+    shared = list(_shared_views(a, b))
+    if not shared:
+        raise AlignmentError("join: expected scenes that share views, got none in common")
+    axes = np.concatenate([np.eye(3), -np.eye(3)])
+    size = _AXIS * max(_size_of(a), a_per_b * _size_of(b), np.finfo(float).tiny)
+    in_a = np.concatenate([u.scene_from_camera.apply(size * axes) for u, _ in shared])
+    in_b = np.concatenate([v.scene_from_camera.apply(size / a_per_b * axes) for _, v in shared])
+    fitted = fit_similarity(in_b, in_a)
+    return Join(fitted, in_a, in_b, np.full(len(in_a), size), len(shared), 1.0)
+
+
+def _size_of(scene: UnscaledScene) -> float:
+    """Largest distance of a camera from the first."""
+    centres = np.array([view.scene_from_camera.translation for view in scene.views])
+    return float(np.linalg.norm(centres - centres[0], axis=1).max())
 
 
 def _shared_views(a: UnscaledScene, b: UnscaledScene) -> Iterator[tuple[View, View]]:

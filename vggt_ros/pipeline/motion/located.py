@@ -51,6 +51,8 @@ class Located:
     number: int
     map_from_window: Sim3
     unscaled: UnscaledScene | None = None
+    afresh: bool = False
+    """The map begins again with this window: the intrinsics were found anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,13 @@ class Locator(Protocol):
     scene: AlignedScene | None
     """Intrinsics, scale and places on the rig as the first window found them; a new object where
     the scale was found anew."""
+    is_final: bool
+    """The path never changes afterwards."""
     dropped: Counter[str]
     """Sets that led to nothing, by reason."""
 
-    def locate(self, frame_set: FrameSet) -> Located | None:
-        """Take one set; None where it only waits for others, or is dropped (counted).
+    def locate(self, frame_set: FrameSet) -> list[Located]:
+        """Take one set; nothing where it only waits for others, or is dropped (counted).
 
         Raises:
             AlignmentError: what it completed could not be registered.
@@ -81,7 +85,7 @@ class Locator(Protocol):
         """
         ...
 
-    def finish(self) -> Located | None:
+    def finish(self) -> list[Located]:
         """Use the sets that still wait; raises as `locate`."""
         ...
 
@@ -105,6 +109,19 @@ class Locator(Protocol):
     @property
     def map_from_world(self) -> Rigid3 | None:
         """What turns places that others say into the map's; None where nobody says any."""
+        ...
+
+    def map_from_rig_by_others(self, frame_set: FrameSet) -> Rigid3 | None:
+        """Where others say the rig was at a set, corrected; None where nobody says it."""
+        ...
+
+    def undistorted(self, frame_set: FrameSet) -> FrameSet:
+        """A set with models, as the windows are; cameras that have none are left out."""
+        ...
+
+    @property
+    def rig_from_camera(self) -> dict[str, Rigid3]:
+        """As given or found."""
         ...
 
     @property

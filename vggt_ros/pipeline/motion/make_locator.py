@@ -37,10 +37,9 @@ def make_locator(
         bootstrapper = make_bootstrapper(config, None)
     if not drifts:
         return TfLocator(config, rig, bootstrapper)
-    if bootstrapper is None:
+    if bootstrapper is None and config.motion == "estimate":
         raise ConfigError(
-            f"bootstrap: motion {config.motion} finds the path from the images"
-            f"{' (frame.odom is set)' if config.motion == 'tf' else ''}; expected sfm or vggt, "
+            "bootstrap: motion estimate finds the path from the images; expected sfm or vggt, "
             "got rig"
         )
     return WindowLocator(config, rig, bootstrapper, uses_world=config.motion == "tf")

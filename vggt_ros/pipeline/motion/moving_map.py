@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,12 +19,26 @@ from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_dept
 from vggt_ros.pipeline.motion.kept_depth import KeptDepth
 from vggt_ros.pipeline.motion.located import Located, Locator, PseudoRig, as_rig
 from vggt_ros.pipeline.motion.poses import path_length
+from vggt_ros.pipeline.motion.tracking import Tracker
+from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import DepthEstimator
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.rig import Rig
 from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, FrameSet
 
 _LOG = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _names_unheard() -> Iterator[None]:
+    """Keep what stereo logs of its sources from people: these cameras' names are internal."""
+    stereo = logging.getLogger("vggt_ros.pipeline.plane_sweep")
+    level = stereo.level
+    stereo.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        stereo.setLevel(level)
 
 
 class Stages(Protocol):
@@ -34,6 +49,8 @@ class Stages(Protocol):
     depth_estimator: DepthEstimator
     aligner: DepthAligner
     timings: Timings
+    self_filter: SelfFilter
+    rig: Rig | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +79,7 @@ class MovingMap:
         self._stages = stages
         self._locator = locator
         self._kept = KeptDepth(stages.config.map.budget_mb)
+        self._tracker = Tracker()
         self._dropped: Counter[str] = Counter()
         self.corrections = 0
         """How often the map was made anew because the path had changed."""
@@ -76,16 +94,29 @@ class MovingMap:
         """The rig as the first window found it."""
         return self._locator.scene
 
-    @property
-    def map_from_rig(self) -> Rigid3 | None:
-        """Where the rig was at the newest keyframe."""
-        path = self._locator.path
-        return path[-1][1] if path else None
+    def map_from_rig(self, frame_set: FrameSet) -> Rigid3 | None:
+        """Where the rig was at a set: as a keyframe, by others, or by what it sees of the map."""
+        locator = self._locator
+        if locator.scene is None:
+            return None
+        path = locator.path
+        if path and path[-1][0] == frame_set.stamp_ns:
+            return path[-1][1]
+        by_others = locator.map_from_rig_by_others(frame_set)
+        if by_others is not None or self._stages.config.motion != "estimate":
+            return by_others
+        with self._stages.timings.measure("track"):
+            return self._tracker.locate(locator.undistorted(frame_set), locator.rig_from_camera)
+
+    def kept_views(self, most: int) -> list[DepthMap]:
+        """Depth maps of keyframes as they lie now, evenly over the path."""
+        return self._kept.views(most)
 
     def reset(self) -> None:
         """Forget the path."""
         self._locator.reset()
         self._kept.clear()
+        self._tracker.clear()
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig."""
@@ -120,16 +151,16 @@ class MovingMap:
             "corrections": self.corrections,
         }
 
-    def _run(self, work: Callable[[], Located | None]) -> Moved:
+    def _run(self, work: Callable[[], list[Located]]) -> Moved:
         locator = self._locator
         begins = locator.scene is None
         before = Counter(locator.dropped)
         try:
             with self._stages.timings.measure("bootstrap"):
                 located = work()
-            if located is None:
-                return Moved()
-            moved = self._map(located, begins)
+            moved = Moved()
+            for window in located:
+                moved = _together(moved, self._map(window, begins or window.afresh))
             self._correct()
         except VggtRosError as error:
             if begins:
@@ -143,7 +174,12 @@ class MovingMap:
 
     def _map(self, located: Located, begins: bool) -> Moved:
         stages, rig = self._stages, as_rig(located)
-        with stages.timings.measure("prepare depth"):
+        if located.afresh:
+            stages.map.clear()
+            stages.aligner.reset()
+            self._kept.clear()
+            self._tracker.clear()
+        with stages.timings.measure("prepare depth"), _names_unheard():
             stages.depth_estimator.prepare(rig.scene)
         self._seed(located, rig, begins)
         with stages.timings.measure("depth"):
@@ -184,8 +220,26 @@ class MovingMap:
                 stages.config.align.min_pixels,
             )
             camera = rig.keys[prediction.camera][0]
-            jobs.append((replace(prediction, camera=camera), reference, pose))
-        return tuple(stages.aligner.align_set(jobs))
+            jobs.append((self._masked(replace(prediction, camera=camera)), reference, pose))
+        return stages.self_filter.outside_box(
+            stages.aligner.align_set(jobs), self._map_from_rig_at(predictions, rig)
+        )
+
+    def _masked(self, prediction: DepthPrediction) -> DepthPrediction:
+        scene, stages = self._locator.scene, self._stages
+        if scene is None:
+            return prediction
+        return stages.self_filter.masked([prediction], scene, stages.rig)[0]
+
+    def _map_from_rig_at(
+        self, predictions: Sequence[DepthPrediction], rig: PseudoRig
+    ) -> Rigid3 | None:
+        """Where the rig was when these were seen; None where the path does not say."""
+        if not predictions or not self._stages.config.self_filter.enabled:
+            return None
+        stamp_ns = rig.keys[predictions[0].camera][1]
+        places: dict[int, Rigid3] = dict(self._locator.path)
+        return places.get(stamp_ns)
 
     def _seed(self, located: Located, rig: PseudoRig, begins: bool) -> None:
         """Begin with the depth of a dense bootstrap, which later depth is fitted to."""
@@ -195,6 +249,10 @@ class MovingMap:
         unscaled = replace(located.unscaled, views=views)
         aligned = replace(rig.scene, map_from_scene=located.map_from_window)
         depth_maps = dense_depth_maps(unscaled, aligned)
+        if depth_maps and self._locator.scene is not None:
+            depth_maps = self._stages.self_filter.masked_maps(
+                depth_maps, self._locator.scene, self._stages.rig
+            )
         if depth_maps:
             with self._stages.timings.measure("seed"):
                 self._fuse(depth_maps, located, begins)
@@ -202,9 +260,13 @@ class MovingMap:
     def _fuse(
         self, depth_maps: Sequence[DepthMap], located: Located, begins: bool
     ) -> FuseStatistics:
-        statistics = self._stages.map.fuse(depth_maps, begins)
+        stages = self._stages
+        statistics = stages.map.fuse(depth_maps, begins)
         for depth_map in depth_maps:
-            self._kept.add(depth_map, located.number, located.map_from_window, begins)
+            if not self._locator.is_final:
+                self._kept.add(depth_map, located.number, located.map_from_window, begins)
+            if stages.config.motion == "estimate":
+                self._tracker.learn(depth_map)
         return statistics
 
     def _correct(self) -> None:
@@ -216,8 +278,17 @@ class MovingMap:
             return
         with self._stages.timings.measure("correct"):
             self._kept.fuse_again(self._stages.map, where)
+            self._tracker.clear()
+            for depth_map in self._kept.newest(Tracker.KEPT, where):
+                self._tracker.learn(depth_map)
         self.corrections += 1
         _LOG.info("motion: the map was made anew: parts of it moved by up to %.3g", largest)
+
+
+def _together(a: Moved, b: Moved) -> Moved:
+    return Moved(
+        a.began or b.began, a.depth_maps + b.depth_maps, _sum(a.fused, b.fused), a.used + b.used
+    )
 
 
 def _sum(a: FuseStatistics, b: FuseStatistics) -> FuseStatistics:

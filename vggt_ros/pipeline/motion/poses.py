@@ -32,6 +32,14 @@ class PathFit:
     """Of the scale, relative."""
     residual_m: float
     """Robust standard deviation of the centres per axis."""
+    middle_in_scene: Float64
+    """Mean of the found centres."""
+
+    def with_scale(self, scale: float) -> Sim3:
+        """`world_from_scene` with a scale that something else knows better."""
+        fit = self.world_from_scene
+        turned = fit.rotation @ self.middle_in_scene
+        return Sim3(scale, fit.rotation, fit.translation + (fit.scale - scale) * turned)
 
 
 def fit_path(
@@ -80,7 +88,8 @@ def fit_path(
         weights = 1 / (1 + (errors / (_CAUCHY_SIGMAS * sigma)) ** 2)
     size = scale * math.sqrt(float(weights @ (a0**2).sum(axis=1)))
     relative = math.hypot(sigma / size, drift)
-    return PathFit(Sim3(scale, rotation, shift), relative, sigma)
+    middle = rotation.T @ (w @ a)
+    return PathFit(Sim3(scale, rotation, shift), relative, sigma, middle)
 
 
 def path_length(path: Sequence[tuple[int, Rigid3]]) -> float:

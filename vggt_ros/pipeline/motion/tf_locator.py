@@ -19,11 +19,11 @@ from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.motion.keyframes import KeyframeChooser
-from vggt_ros.pipeline.motion.located import Key, Located, view_name
+from vggt_ros.pipeline.motion.located import Key, Located
+from vggt_ros.pipeline.motion.posed_windows import PosedBootstrapper
 from vggt_ros.pipeline.motion.poses import fit_path, mean_pose
-from vggt_ros.pipeline.rig_bootstrap import RigBootstrapper
 from vggt_ros.pipeline.stages import Bootstrapper
-from vggt_ros.rig import Rig, RigCamera
+from vggt_ros.rig import Rig
 from vggt_ros.types import (
     AlignedScene,
     Float64,
@@ -50,6 +50,8 @@ class TfLocator:
         bootstrapper: finds what is not known of the rig.
     """
 
+    is_final = True
+
     def __init__(self, config: Config, rig: Rig | None, bootstrapper: Bootstrapper | None) -> None:
         self._config = config
         self._rig = rig
@@ -66,9 +68,7 @@ class TfLocator:
         self._path: list[tuple[int, Rigid3]] = []
         self._models: dict[str, CameraModel] = {}
         self._rig_from_camera: dict[str, Rigid3] = {}
-        self._scale = ScaleEstimate(
-            1.0, self._config.trajectory.odometry_sigma, ScaleSource.ODOMETRY
-        )
+        self._scale = ScaleEstimate(1.0, self._config.scale.odometry_sigma, ScaleSource.ODOMETRY)
         self._points: Float64 = np.zeros((0, 3))
         self._colours: Image = np.zeros((0, 3), np.uint8)
         self._windows = 0
@@ -96,11 +96,24 @@ class TfLocator:
         """The given path is that of the map."""
         return Rigid3.identity()
 
+    @property
+    def rig_from_camera(self) -> dict[str, Rigid3]:
+        """As given or found."""
+        return self._rig_from_camera
+
+    def map_from_rig_by_others(self, frame_set: FrameSet) -> Rigid3 | None:
+        """Where the rig was at a set."""
+        return frame_set.world_from_rig
+
+    def undistorted(self, frame_set: FrameSet) -> FrameSet:
+        """A set with models; cameras that have none are left out."""
+        return self._calibrated(frame_set)
+
     def map_from_window(self, number: int) -> Sim3:
         """Windows stay where they were put."""
         return Sim3.identity()
 
-    def locate(self, frame_set: FrameSet) -> Located | None:
+    def locate(self, frame_set: FrameSet) -> list[Located]:
         """Take one set; something where it completed a window, or can be mapped alone.
 
         Raises:
@@ -108,21 +121,21 @@ class TfLocator:
         """
         if frame_set.world_from_rig is None:
             self.dropped[NO_TRANSFORM] += 1
-            return None
+            return []
         if not self._chooser.take(frame_set):
             if self.scene is not None and len(frame_set.frames) > 1:
-                return self._window([self._calibrated(frame_set)], set())
+                return [self._window([self._calibrated(frame_set)], set(), {})]
             self.dropped[TOO_LITTLE_MOTION] += 1
-            return None
+            return []
         self._waiting.append(frame_set)
-        return self._work() if len(self._waiting) >= self._wanted() else None
+        return [self._work()] if len(self._waiting) >= self._wanted() else []
 
-    def finish(self) -> Located | None:
+    def finish(self) -> list[Located]:
         """Use the keyframes that still wait."""
         shared = self._overlap() if self._windows else 0
         if len(self._waiting) <= shared or sum(len(s.frames) for s in self._waiting) < 2:
-            return None
-        return self._work()
+            return []
+        return [self._work()]
 
     def _work(self) -> Located:
         if self.scene is None:
@@ -134,10 +147,13 @@ class TfLocator:
         members = [self._calibrated(frame_set) for frame_set in self._waiting]
         shared = self._overlap() if self._windows else 0
         old = {s.stamp_ns for s in members[:shared]}
-        self._triangulate(members)
+        poses = self._triangulate(members)
         self._waiting = self._waiting[-self._overlap() :]
         self._windows += 1
-        return self._window(members, old)
+        for frame_set in members[shared:]:
+            assert frame_set.world_from_rig is not None  # for the type checker: as above
+            self._path.append((frame_set.stamp_ns, frame_set.world_from_rig))
+        return self._window(members, old, poses)
 
     def _wanted(self) -> int:
         cameras = max(len(self._waiting[-1].frames), 1)
@@ -160,17 +176,17 @@ class TfLocator:
             if frame.camera not in given or (frame.model is None and frame.camera not in known)
         ]
 
-    def _window(self, members: Sequence[FrameSet], old: set[int]) -> Located:
-        poses: dict[Key, Rigid3] = {}
+    def _window(
+        self, members: Sequence[FrameSet], old: set[int], found: dict[Key, Rigid3]
+    ) -> Located:
+        poses = dict(found)
         for frame_set in members:
             world_from_rig = frame_set.world_from_rig
             assert world_from_rig is not None  # for the type checker: `locate` has looked
             for frame in frame_set.frames:
                 if frame.camera in self._rig_from_camera:
                     pose = world_from_rig @ self._rig_from_camera[frame.camera]
-                    poses[frame.camera, frame_set.stamp_ns] = pose
-            if frame_set.stamp_ns not in old:
-                self._path.append((frame_set.stamp_ns, world_from_rig))
+                    poses.setdefault((frame.camera, frame_set.stamp_ns), pose)
         return Located(
             tuple(members),
             frozenset(s.stamp_ns for s in members) - old,
@@ -255,7 +271,7 @@ class TfLocator:
                 "motion tf: expected at least two registered images of cameras whose place on "
                 f"the rig is known ({', '.join(anchors)}), got {len(found)}"
             )
-        fit = fit_path(found, given, self._config.trajectory.odometry_sigma)
+        fit = fit_path(found, given, self._config.scale.odometry_sigma)
         value = fit.world_from_scene.scale
         self._scale = ScaleEstimate(value, value * fit.sigma, ScaleSource.ODOMETRY)
         seen: dict[str, list[Rigid3]] = {}
@@ -267,22 +283,16 @@ class TfLocator:
             seen.setdefault(view.camera, []).append(world_from_rig.inverse() @ pose)
         self._rig_from_camera = anchors | {n: mean_pose(poses) for n, poses in seen.items()}
 
-    def _triangulate(self, members: Sequence[FrameSet]) -> None:
-        """Points between the views of a window, by their given poses."""
-        cameras, frames = [], []
-        for frame_set in members:
-            world_from_rig = frame_set.world_from_rig
-            assert world_from_rig is not None  # for the type checker: `locate` has looked
-            for frame in frame_set.frames:
-                if frame.camera not in self._rig_from_camera:
-                    continue
-                name = view_name(frame.camera, frame_set.stamp_ns)
-                pose = world_from_rig @ self._rig_from_camera[frame.camera]
-                cameras.append(RigCamera(name, model=frame.model, rig_from_camera=pose))
-                frames.append(replace(frame, camera=name))
-        given = replace(self._config.rig, refine=False)
-        finder = RigBootstrapper(
-            Rig(tuple(cameras), self._config.frame.map), given, self._config.sfm
-        )
-        scene = finder.bootstrap([FrameSet(members[-1].stamp_ns, tuple(frames))])
-        self._points, self._colours = scene.points, scene.colours
+    def _triangulate(self, members: Sequence[FrameSet]) -> dict[Key, Rigid3]:
+        """Find points between the views of a window by their given poses.
+
+        Returns:
+            `map_from_camera`: as given, or with `rig.refine` fitted to the images.
+        """
+        refine = self._config.rig.refine
+        finder = PosedBootstrapper(self._config, lambda: self._rig_from_camera, refine)
+        scene = finder.bootstrap(members)
+        first = members[0].world_from_rig
+        assert first is not None  # for the type checker: `locate` has looked
+        self._points, self._colours = first.apply(scene.points), scene.colours
+        return {(v.camera, v.stamp_ns): first @ v.scene_from_camera for v in scene.views}

@@ -8,28 +8,28 @@ too, and holds the path together where a window fails.
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-import numpy as np
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from vggt_ros.config import Config
-from vggt_ros.errors import AlignmentError, EngineError
+from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3, Sim3
 from vggt_ros.pipeline.align_scene import align_scene
 from vggt_ros.pipeline.motion.graph import ScalePrior
 from vggt_ros.pipeline.motion.located import Located, rig_from_cameras
+from vggt_ros.pipeline.motion.posed_windows import PosedBootstrapper
 from vggt_ros.pipeline.motion.poses import PathFit, fit_path, mean_pose
 from vggt_ros.pipeline.motion.trajectory import TrajectoryEstimator, WindowResult
+from vggt_ros.pipeline.motion.window_scale import window_scale
+from vggt_ros.pipeline.scale_fusion import check_metric
+from vggt_ros.pipeline.sfm import SfmBootstrapper
 from vggt_ros.pipeline.stages import Bootstrapper
 from vggt_ros.rig import Rig
 from vggt_ros.types import (
     AlignedScene,
     FrameSet,
     ScaleEstimate,
-    ScaleSource,
     UnscaledScene,
 )
 
@@ -39,27 +39,26 @@ NO_TRANSFORM = "no transform"
 """Why a set is dropped of which nobody said where the rig was."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Metre:
-    """What says how long a unit of a window is."""
-
-    prior: ScalePrior
-    source: ScaleSource
-
-
 class WindowLocator:
     """`Locator` that finds the path from the images.
 
     Args:
         config: all parameters.
         rig: what is known of it.
-        bootstrapper: finds the cameras of a window.
+        bootstrapper: finds the cameras of a window; None: odometry and the rig give them, and
+            are fitted to the images.
         uses_world: sets must say where odometry saw the rig (`FrameSet.world_from_rig`); `map`
             begins as that frame.
     """
 
+    is_final = False
+
     def __init__(
-        self, config: Config, rig: Rig | None, bootstrapper: Bootstrapper, uses_world: bool
+        self,
+        config: Config,
+        rig: Rig | None,
+        bootstrapper: Bootstrapper | None,
+        uses_world: bool,
     ) -> None:
         self._config = config
         self._rig = rig
@@ -71,13 +70,32 @@ class WindowLocator:
     def _begin(self) -> None:
         self.scene: AlignedScene | None = None
         self.loops = 0
-        self._metres: dict[int, _Metre] = {}
+        self._first_scale: ScaleEstimate | None = None
+        """What the first window knew of its metre."""
+        self._last_scale: ScaleEstimate | None = None
+        """What the newest one that knew it did."""
         self._map_from_graph = Sim3.identity()
         self._rig_from_camera: dict[str, Rigid3] = {}
         self._world_from_rig: dict[int, Rigid3] = {}
-        self._estimator = TrajectoryEstimator(
-            self._bootstrapper, self._config.trajectory, self._scale_of
+        """Of the keyframes."""
+        self._path: list[tuple[int, Rigid3]] | None = []
+        """None: to be made from the graph."""
+        posed = PosedBootstrapper(
+            self._config, self._known_places, True, self._config.scale.odometry_sigma
         )
+        given = PosedBootstrapper(self._config, self._known_places, False)
+        self._estimator = TrajectoryEstimator(
+            self._bootstrapper or posed,
+            self._config.trajectory,
+            self._scale_of,
+            self._bootstrapper or SfmBootstrapper(self._config.sfm),
+            given if self._uses_world else None,
+        )
+
+    def _known_places(self) -> dict[str, Rigid3]:
+        """`rig_from_camera`, as found or as given."""
+        given = self._rig.poses if self._rig is not None else {}
+        return self._rig_from_camera or given
 
     def reset(self) -> None:
         """Forget the path."""
@@ -87,7 +105,7 @@ class WindowLocator:
         """Take what is known of the rig; the path goes on as it is."""
         self._rig = rig
 
-    def locate(self, frame_set: FrameSet) -> Located | None:
+    def locate(self, frame_set: FrameSet) -> list[Located]:
         """Take one set; something where it completed a window.
 
         Raises:
@@ -97,22 +115,30 @@ class WindowLocator:
         if self._uses_world:
             if frame_set.world_from_rig is None:
                 self.dropped[NO_TRANSFORM] += 1
-                return None
+                return []
             self._world_from_rig[frame_set.stamp_ns] = frame_set.world_from_rig
-        return self._taken(lambda: self._estimator.add(frame_set))
+        located = self._taken(lambda: self._estimator.add(frame_set))
+        if not self._estimator.is_newest_keyframe(frame_set.stamp_ns):
+            self._world_from_rig.pop(frame_set.stamp_ns, None)
+        return located
 
-    def finish(self) -> Located | None:
+    def finish(self) -> list[Located]:
         """Use the keyframes that wait for a window to fill."""
         return self._taken(self._estimator.finish)
 
     @property
     def keyframes(self) -> int:
         """Keyframes with a place."""
-        return len({stamp for _, stamp in self._estimator.poses()})
+        return len(self.path)
 
     @property
     def path(self) -> list[tuple[int, Rigid3]]:
         """Stamp and `map_from_rig` of the keyframes, corrected."""
+        if self._path is None:
+            self._path = self._made_path()
+        return self._path
+
+    def _made_path(self) -> list[tuple[int, Rigid3]]:
         if self.scene is None:
             return []
         sets: dict[int, dict[str, Rigid3]] = {}
@@ -134,26 +160,63 @@ class WindowLocator:
         stamp, map_from_rig = path[-1]
         return map_from_rig @ self._world_from_rig[stamp].inverse()
 
+    @property
+    def rig_from_camera(self) -> dict[str, Rigid3]:
+        """As given or found."""
+        return self._rig_from_camera
+
+    def map_from_rig_by_others(self, frame_set: FrameSet) -> Rigid3 | None:
+        """Where the odometry says the rig was, corrected."""
+        map_from_world = self.map_from_world
+        if map_from_world is None or frame_set.world_from_rig is None:
+            return None
+        return map_from_world @ frame_set.world_from_rig
+
+    def undistorted(self, frame_set: FrameSet) -> FrameSet:
+        """A set with models; cameras that have none are left out."""
+        return self._estimator.undistorted(frame_set)
+
     def map_from_window(self, number: int) -> Sim3:
         """Where a window lies now."""
         return self._map_from_graph @ self._estimator.graph.map_from_scene[number]
 
-    def _taken(self, work: Callable[[], WindowResult | None]) -> Located | None:
-        before = dict(self._estimator.dropped)
+    def _taken(self, work: Callable[[], list[WindowResult]]) -> list[Located]:
+        before = Counter(self._estimator.dropped)
         try:
-            result = work()
+            results = work()
         finally:
-            self.dropped.update(self._estimator.dropped - Counter(before))
-        if result is None:
-            return None
-        if self.scene is None:
-            try:
-                self._place_first(result.scene)
-            except (AlignmentError, EngineError):
-                self._begin()
-                raise
-        self.loops += result.loops
-        return self._located(result)
+            self.dropped.update(self._estimator.dropped - before)
+        self._path = None if results else self._path
+        for result in results:
+            if self.scene is None or result.afresh:
+                try:
+                    self._place_first(result.scene)
+                except AlignmentError:
+                    self._begin()
+                    raise
+            self.loops = result.loops + (0 if result.afresh else self.loops)
+        self._become_metric()
+        return [self._located(result) for result in results]
+
+    def _become_metric(self) -> None:
+        """Take over the metre that a later window knows where the first knew none."""
+        scene, scale = self.scene, self._last_scale
+        if scene is None or scene.scale.is_metric or scale is None:
+            return
+        graph_scale = self._map_from_graph.scale
+        before = self._map_from_graph
+        self._map_from_graph = Sim3(1.0, before.rotation, before.translation / graph_scale)
+        self._path = None
+        value = self._estimator.graph.map_from_scene[0].scale
+        scale = replace(scale, value=value, sigma=scale.sigma * value / scale.value)
+        map_from_scene = self.map_from_window(0)
+        self.scene = replace(_moved(scene, map_from_scene), scale=scale, up_source=scene.up_source)
+        given = self._rig.poses if self._rig is not None else {}
+        self._rig_from_camera = {
+            name: pose if name in given else Rigid3(pose.rotation, pose.translation / graph_scale)
+            for name, pose in self._rig_from_camera.items()
+        }
+        _LOG.info("motion: the map has become metric, scale %s", scale)
 
     def _located(self, result: WindowResult) -> Located:
         scene, map_from_window = result.scene, self.map_from_window(result.number)
@@ -171,35 +234,38 @@ class WindowLocator:
             result.number,
             map_from_window,
             scene,
+            result.afresh,
         )
 
     def _place_first(self, unscaled: UnscaledScene) -> None:
         """Put the first window into the map, and learn the rig from it."""
-        metre = self._metres.get(0)
-        config = self._config.scale
-        if metre is not None and metre.source is ScaleSource.ODOMETRY:
+        graph = self._estimator.graph
+        config, first = self._config.scale, self._first_scale
+        if first is not None:
+            value = graph.map_from_scene[0].scale
+            sigma = first.sigma * value / first.value
+            first = replace(first, value=value, sigma=sigma)
             config = replace(
-                config,
-                source="parameter",
-                metres_per_unit=metre.prior.metres_per_unit,
-                metres_per_unit_sigma=metre.prior.sigma * metre.prior.metres_per_unit,
+                config, source="parameter", metres_per_unit=value, metres_per_unit_sigma=sigma
+            )
+        elif config.source in ("rig", "odometry", "depth_camera", "metric_model"):
+            raise AlignmentError(
+                f"scale.source {config.source}: the first window of a moving rig has no metre "
+                "from it; give it, move farther, or choose another scale.source"
             )
         scene = align_scene(unscaled, self._rig, config)
-        if metre is not None:
-            value = metre.prior.metres_per_unit
-            scale = ScaleEstimate(value, value * metre.prior.sigma, metre.source)
-            scene = replace(scene, scale=scale)
-        if self._config.scale.require_metric and not scene.scale.is_metric:
+        if first is not None:
+            scene = replace(scene, scale=first)
+        check_metric(scene.scale, config)
+        if self._uses_world and not scene.scale.is_metric and config.source != "none":
             raise AlignmentError(
-                "scale: scale.require_metric is set, but nothing gives the scale; give "
-                "rig_from_camera of two cameras (rig_file or TF), odometry or "
-                "scale.metres_per_unit"
+                "motion tf: the first window has no metre: the odometry moved too little, or "
+                "otherwise than the images; drive farther, or check frame.odom"
             )
         map_from_scene = scene.map_from_scene
         if self._uses_world:
-            map_from_scene = self._world_fit(unscaled).world_from_scene
+            map_from_scene = self._world_fit(unscaled).with_scale(scene.scale.value)
             scene = _moved(scene, map_from_scene)
-        graph = self._estimator.graph
         self._map_from_graph = map_from_scene @ graph.map_from_scene[0].inverse()
         self._rig_from_camera = self._places_on_rig(unscaled, map_from_scene)
         newest = max(view.stamp_ns for view in unscaled.views)
@@ -232,39 +298,25 @@ class WindowLocator:
                     seen.setdefault(name, []).append(map_from_rig.inverse() @ pose)
         return known | {name: mean_pose(poses) for name, poses in seen.items()}
 
-    def _scale_of(self, scene: UnscaledScene) -> ScalePrior | None:
+    def _scale_of(self, scene: UnscaledScene, members: Sequence[FrameSet]) -> ScalePrior | None:
         """The metre of a window, of all that know it."""
-        metre = self._metre(scene)
-        number = len(self._estimator.graph.scenes)
-        if metre is None:
-            self._metres.pop(number, None)
+        scale = window_scale(
+            scene, members, self._rig, self._places_or_first(scene), self._config.scale
+        )
+        if not self._estimator.graph.scenes:
+            self._first_scale = scale
+        self._last_scale = scale or self._last_scale
+        if scale is None:
             return None
-        self._metres[number] = metre
-        return metre.prior
+        return ScalePrior(scale.value, max(scale.sigma / scale.value, 1e-6))
 
-    def _metre(self, scene: UnscaledScene) -> _Metre | None:
-        found = []
-        source = self._config.scale.source
-        rig = self._rig
-        if rig is not None and len(rig.poses) > 1 and source in ("auto", "rig"):
-            scale = align_scene(scene, rig, replace(self._config.scale, source="auto")).scale
-            if scale.source is ScaleSource.RIG:
-                prior = ScalePrior(scale.value, max(scale.sigma / scale.value, 1e-6))
-                found.append(_Metre(prior, ScaleSource.RIG))
-        if self._uses_world and source in ("auto", "odometry"):
-            try:
-                fit = self._world_fit(scene)
-            except AlignmentError as error:
-                _LOG.debug("no scale from odometry: %s", error)
-            else:
-                prior = ScalePrior(fit.world_from_scene.scale, fit.sigma)
-                found.append(_Metre(prior, ScaleSource.ODOMETRY))
-        return _together(found)
+    def _places_or_first(self, scene: UnscaledScene) -> dict[str, Rigid3]:
+        """`rig_from_camera`; where nobody knows any the first camera is the rig."""
+        return self._known_places() or {scene.views[0].camera: Rigid3.identity()}
 
     def _world_fit(self, scene: UnscaledScene) -> PathFit:
         """Where a window lies in the frame of the odometry."""
-        known = self._rig_from_camera or (self._rig.poses if self._rig is not None else {})
-        known = known or {scene.views[0].camera: Rigid3.identity()}
+        known = self._places_or_first(scene)
         found: list[Rigid3] = []
         given: list[Rigid3] = []
         for view in scene.views:
@@ -277,25 +329,16 @@ class WindowLocator:
                 "scale from odometry: expected two registered images of cameras whose place on "
                 f"the rig is known, got {len(found)}; give rig_from_camera (rig_file or TF)"
             )
-        return fit_path(found, given, self._config.trajectory.odometry_sigma)
-
-
-def _together(metres: list[_Metre]) -> _Metre | None:
-    """The mean of logarithms, by their variances; named after the surest."""
-    if not metres:
-        return None
-    weights = np.array([m.prior.sigma**-2.0 for m in metres])
-    logs = np.array([math.log(m.prior.metres_per_unit) for m in metres])
-    value = math.exp(float(weights @ logs / weights.sum()))
-    surest = metres[int(np.argmax(weights))]
-    return _Metre(ScalePrior(value, float(weights.sum() ** -0.5)), surest.source)
+        return fit_path(found, given, self._config.scale.odometry_sigma)
 
 
 def _moved(scene: AlignedScene, map_from_scene: Sim3) -> AlignedScene:
     """The same scene in another map frame."""
     change = map_from_scene @ scene.map_from_scene.inverse()
+    rig = scene.map_from_rig
     return replace(
         scene,
+        map_from_rig=change.apply_to_pose(rig) if rig is not None else None,
         map_from_camera={
             name: change.apply_to_pose(pose) for name, pose in scene.map_from_camera.items()
         },
