@@ -20,6 +20,7 @@ from vggt_ros.pipeline.motion.kept_depth import KeptDepth
 from vggt_ros.pipeline.motion.located import Located, Locator, PseudoRig, as_rig
 from vggt_ros.pipeline.motion.poses import path_length
 from vggt_ros.pipeline.motion.tracking import Tracker
+from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import DepthEstimator
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.rig import Rig
@@ -48,6 +49,8 @@ class Stages(Protocol):
     depth_estimator: DepthEstimator
     aligner: DepthAligner
     timings: Timings
+    self_filter: SelfFilter
+    rig: Rig | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +107,10 @@ class MovingMap:
             return by_others
         with self._stages.timings.measure("track"):
             return self._tracker.locate(locator.undistorted(frame_set), locator.rig_from_camera)
+
+    def kept_views(self, most: int) -> list[DepthMap]:
+        """Depth maps of keyframes as they lie now, evenly over the path."""
+        return self._kept.views(most)
 
     def reset(self) -> None:
         """Forget the path."""
@@ -213,8 +220,26 @@ class MovingMap:
                 stages.config.align.min_pixels,
             )
             camera = rig.keys[prediction.camera][0]
-            jobs.append((replace(prediction, camera=camera), reference, pose))
-        return tuple(stages.aligner.align_set(jobs))
+            jobs.append((self._masked(replace(prediction, camera=camera)), reference, pose))
+        return stages.self_filter.outside_box(
+            stages.aligner.align_set(jobs), self._map_from_rig_at(predictions, rig)
+        )
+
+    def _masked(self, prediction: DepthPrediction) -> DepthPrediction:
+        scene, stages = self._locator.scene, self._stages
+        if scene is None:
+            return prediction
+        return stages.self_filter.masked([prediction], scene, stages.rig)[0]
+
+    def _map_from_rig_at(
+        self, predictions: Sequence[DepthPrediction], rig: PseudoRig
+    ) -> Rigid3 | None:
+        """Where the rig was when these were seen; None where the path does not say."""
+        if not predictions or not self._stages.config.self_filter.enabled:
+            return None
+        stamp_ns = rig.keys[predictions[0].camera][1]
+        places: dict[int, Rigid3] = dict(self._locator.path)
+        return places.get(stamp_ns)
 
     def _seed(self, located: Located, rig: PseudoRig, begins: bool) -> None:
         """Begin with the depth of a dense bootstrap, which later depth is fitted to."""
@@ -224,6 +249,10 @@ class MovingMap:
         unscaled = replace(located.unscaled, views=views)
         aligned = replace(rig.scene, map_from_scene=located.map_from_window)
         depth_maps = dense_depth_maps(unscaled, aligned)
+        if depth_maps and self._locator.scene is not None:
+            depth_maps = self._stages.self_filter.masked_maps(
+                depth_maps, self._locator.scene, self._stages.rig
+            )
         if depth_maps:
             with self._stages.timings.measure("seed"):
                 self._fuse(depth_maps, located, begins)
