@@ -71,4 +71,4 @@ class InputsFirstExecutor(Executor):
         """Stop; False where a callback is still running."""
         finished = bool(super().shutdown(timeout_sec))
         self._pool.shutdown(wait=False)
-        return finished and all(handler.done() for handler in self._running)
+        return finished and all(handler.done() for handler, _ in self._running)
