@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vggt_ros.config import Config
-from vggt_ros.errors import VggtRosError
+from vggt_ros.errors import ConfigError, VggtRosError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.make_map import make_map
@@ -124,7 +124,7 @@ class MappingPipeline:
         self._scale_drift = ScaleDrift()
         self._self_filter = SelfFilter(config)
         locator = make_locator(config, rig, bootstrapper)
-        self._moving = MovingMap(self, locator) if locator is not None else None
+        self._moving = MovingMap(self, locator, self._self_filter) if locator else None
 
     @property
     def scale_drift(self) -> float:
@@ -233,8 +233,15 @@ class MappingPipeline:
         """Go on with a loaded map in place of the present one, without a bootstrap.
 
         Raises:
+            ConfigError: the rig moves, and its path has a map frame of its own.
             VggtRosError: the depth estimator cannot serve its cameras; nothing has changed.
         """
+        if self._moving is not None and not self._moving.locator.is_final:
+            raise ConfigError(
+                f"motion {self.config.motion}: a loaded map cannot be gone on with, for the path "
+                "begins in a frame of its own; expected motion static, or tf in the frame of the "
+                "map (frame.odom empty)"
+            )
         aligner = DepthAligner(self.config.align)
         aligner.load_state(saved.alignment)
         try:
@@ -344,8 +351,8 @@ class MappingPipeline:
             raise
         finally:
             self.dropped += moving.take_drops()
-        self.scene = moving.scene
-        if self.scene is not None:
+        if moving.scene is not None:
+            self.scene, self.last_views = moving.scene, moving.last_views
             self.state = PipelineState.MAPPING
             self.failure = moved.failure
         self.sets_used += moved.used

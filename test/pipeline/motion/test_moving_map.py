@@ -3,11 +3,19 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from vggt_ros.config import AlignConfig, Config, MapConfig, ScaleConfig, TrajectoryConfig
+from vggt_ros.config import (
+    AlignConfig,
+    CameraConfig,
+    Config,
+    MapConfig,
+    ScaleConfig,
+    TrajectoryConfig,
+)
 from vggt_ros.errors import AlignmentError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.mapping import MappingPipeline, PipelineState
@@ -466,3 +474,28 @@ def test_a_map_becomes_metric_when_a_later_window_knows_its_metre(similarity):
     np.testing.assert_allclose(
         scene.map_from_rig.matrix, scene.map_from_camera["cam"].matrix, atol=1e-6
     )
+
+
+def test_what_the_robot_sees_of_itself_stays_out(tmp_path):
+    import cv2
+
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, :32] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    camera = {"cam": CameraConfig(mask=str(tmp_path / "mask.png"))}
+    config = replace(CONFIG, motion="tf", bootstrap="rig", camera=camera)
+    pipeline = pipeline_of(config, given=rig())
+    for k in range(4):
+        result = pipeline.step(frame_set(k, truth(k)))
+    assert len(result.depth_maps) == 4
+    for depth_map in result.depth_maps:
+        assert np.isnan(depth_map.depth[:, :32]).all()
+        assert np.isfinite(depth_map.depth[:, 32:]).all()
+    frame, pose = pipeline.last_views[0]
+    assert (frame.camera, frame.stamp_ns) == ("cam", 3)
+    np.testing.assert_allclose(pose.matrix, truth(3).matrix)
+
+
+def test_a_path_of_its_own_does_not_go_on_in_a_loaded_map(similarity):
+    with pytest.raises(ConfigError, match="motion static"):
+        pipeline_of(CONFIG, exact(similarity)).take_over(SimpleNamespace())

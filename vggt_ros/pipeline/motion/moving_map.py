@@ -17,13 +17,14 @@ from vggt_ros.pipeline.align_depth import DepthAligner
 from vggt_ros.pipeline.align_scene import dense_depth_maps
 from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_depth
 from vggt_ros.pipeline.motion.kept_depth import KeptDepth
-from vggt_ros.pipeline.motion.located import Located, Locator, PseudoRig, as_rig
+from vggt_ros.pipeline.motion.located import Located, Locator, PseudoRig, as_rig, rig_from_cameras
 from vggt_ros.pipeline.motion.poses import path_length
 from vggt_ros.pipeline.motion.tracking import Tracker
+from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import DepthEstimator
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.rig import Rig
-from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, FrameSet
+from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, Frame, FrameSet
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Stages(Protocol):
     depth_estimator: DepthEstimator
     aligner: DepthAligner
     timings: Timings
+    rig: Rig | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +72,15 @@ class MovingMap:
     Args:
         stages: the pipeline.
         locator: says where the cameras were.
+        self_filter: makes holes where the robot sees itself.
     """
 
-    def __init__(self, stages: Stages, locator: Locator) -> None:
+    def __init__(self, stages: Stages, locator: Locator, self_filter: SelfFilter) -> None:
         self._stages = stages
         self._locator = locator
+        self._self_filter = self_filter
+        self.last_views: tuple[tuple[Frame, Rigid3], ...] = ()
+        """Undistorted images of the newest mapped set and where they were taken."""
         self._kept = KeptDepth(stages.config.map.budget_mb)
         self._tracker = Tracker()
         self._dropped: Counter[str] = Counter()
@@ -110,6 +116,7 @@ class MovingMap:
         self._locator.reset()
         self._kept.clear()
         self._tracker.clear()
+        self.last_views = ()
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig."""
@@ -186,6 +193,14 @@ class MovingMap:
             of_set = [p for p in predictions if rig.keys[p.camera][1] == frame_set.stamp_ns]
             with stages.timings.measure("align"):
                 depth_maps = self._aligned(of_set, rig)
+                depth_maps = self._self_filter.outside_box(
+                    depth_maps, self._map_from_rig_then(located, frame_set)
+                )
+            self.last_views = tuple(
+                (frame, located.map_from_camera[frame.camera, frame_set.stamp_ns])
+                for frame in frame_set.frames
+                if (frame.camera, frame_set.stamp_ns) in located.map_from_camera
+            )
             accepted = [
                 depth_of_sure_pixels(d, stages.config) for d in depth_maps if d.alignment.accepted
             ]
@@ -203,7 +218,10 @@ class MovingMap:
     ) -> tuple[DepthMap, ...]:
         """The predictions of one instant, under the names of their cameras."""
         stages, jobs = self._stages, []
-        for prediction in predictions:
+        named = [replace(p, camera=rig.keys[p.camera][0]) for p in predictions]
+        assert self.scene is not None  # for the type checker: what is located has one
+        masked = self._self_filter.masked(named, self.scene, stages.rig)
+        for prediction, clean in zip(predictions, masked, strict=True):
             pose = rig.scene.map_from_camera[prediction.camera]
             reference = reference_depth(
                 stages.map,
@@ -212,9 +230,17 @@ class MovingMap:
                 rig.scene.points_in_map,
                 stages.config.align.min_pixels,
             )
-            camera = rig.keys[prediction.camera][0]
-            jobs.append((replace(prediction, camera=camera), reference, pose))
+            jobs.append((clean, reference, pose))
         return tuple(stages.aligner.align_set(jobs))
+
+    def _map_from_rig_then(self, located: Located, frame_set: FrameSet) -> Rigid3 | None:
+        """Where the rig was at a set of a window."""
+        poses = {
+            camera: pose
+            for (camera, stamp), pose in located.map_from_camera.items()
+            if stamp == frame_set.stamp_ns
+        }
+        return rig_from_cameras(poses, self._locator.rig_from_camera)
 
     def _seed(self, located: Located, rig: PseudoRig, begins: bool) -> None:
         """Begin with the depth of a dense bootstrap, which later depth is fitted to."""
@@ -224,7 +250,13 @@ class MovingMap:
         unscaled = replace(located.unscaled, views=views)
         aligned = replace(rig.scene, map_from_scene=located.map_from_window)
         depth_maps = dense_depth_maps(unscaled, aligned)
-        if depth_maps:
+        if depth_maps and self.scene is not None:
+            cleared: list[DepthMap] = []
+            for depth_map in depth_maps:  # the box goes with the rig
+                then = self._map_from_rig_then(located, FrameSet(depth_map.stamp_ns, ()))
+                at_place = replace(self.scene, map_from_rig=then)
+                cleared += self._self_filter.unseen([depth_map], at_place, self._stages.rig)
+            depth_maps = cleared
             with self._stages.timings.measure("seed"):
                 self._fuse(depth_maps, located, begins)
 
