@@ -133,7 +133,7 @@ def goals(watched: Watched, settle_s: float) -> list[Figure]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--width", type=int, default=128, help="of the images [px]")
+    parser.add_argument("--width", type=int, default=96, help="of the images [px]")
     parser.add_argument("--rate", type=float, default=10.0, help="sets per second")
     parser.add_argument("--cores", type=int, default=0, help="use so many cores; 0: all")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "out" / "soak.json")
@@ -188,7 +188,7 @@ def _mapper_arguments(width: int) -> list[str]:
         "bootstrap": "rig",
         "ingest.require_calibration": "true",
         "plane_sweep.width": width,
-        "plane_sweep.planes": 48,
+        "plane_sweep.planes": 32,
     }
     pairs = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
     return ["--ros-args", *pairs]

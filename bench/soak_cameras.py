@@ -37,7 +37,7 @@ def soak_rig(width: int) -> Rig:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=10.0, help="sets per second")
-    parser.add_argument("--width", type=int, default=128, help="of the images [px]")
+    parser.add_argument("--width", type=int, default=96, help="of the images [px]")
     args = parser.parse_args()
     stop = process.catch_signals()
     rig = soak_rig(args.width)

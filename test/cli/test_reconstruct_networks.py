@@ -143,7 +143,9 @@ def test_defaults_are_those_of_the_documents():
     assert reconstruct.DEPTH_ENGINE_DIR == "onnx_exports/depth_anything"
     from vggt_ros.cli.reconstruct_plan import make_plan
 
-    plan = make_plan(args)
+    assert make_plan(args).config.map.voxel_m == reconstruct.UNSCALED_VOXEL  # no metre is known
+    scale = ("--set", "scale.metres_per_unit=1.0")
+    plan = make_plan(reconstruct.build_parser().parse_args(scale))
     assert plan.config.map.voxel_m == 0.01
     assert plan.config.map.truncation_voxels * plan.config.map.voxel_m == pytest.approx(0.04)
     assert plan.config.map.kind == "surfel"

@@ -245,7 +245,7 @@ def test_every_text_is_used_and_documented(repository):
     for kinds in (finding_texts.PIPELINE, finding_texts.CAMERA, finding_texts.TOPICS):
         for key, kind in kinds.items():
             assert f'"{key}"' in code, key
-            assert f"| {kind.text} |" in document
+            assert f"| {finding_texts.shown(kind.text)} |" in document
             assert kind.level in (finding_texts.OK, finding_texts.WARN, finding_texts.ERROR)
             assert kind.cause
             assert kind.remedy

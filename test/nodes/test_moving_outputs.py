@@ -84,14 +84,14 @@ def calibrated(poses=RIG_FROM, rig_frame="rig", names=("left", "right")):
     return Calibrated(Rig(tuple(cameras), rig_frame), ())
 
 
-def scene(map_from_rig=MAP_FROM_RIG, names=("left", "right")):
+def scene(map_from_rig=MAP_FROM_RIG, names=("left", "right"), source=ScaleSource.RIG):
     placed = {n: MAP_FROM_RIG @ RIG_FROM[n] for n in names}
     return AlignedScene(
         dict.fromkeys(names, MODEL),
         placed,
         np.zeros((0, 3)),
         np.zeros((0, 3), np.uint8),
-        ScaleEstimate(1.0, 0.1, ScaleSource.RIG),
+        ScaleEstimate(1.0, 0.1, source),
         Sim3.identity(),
         {},
         "rig",
@@ -237,6 +237,19 @@ def test_found_path_beside_odometry_moves_odom_not_the_rig(node, tree, caplog):
     node.timers[0][1]()
     assert_sends(node.sent[1], shift(1.5, 1.0) @ odom_from_rig.inverse(), 101.2)
     assert "'map' -> 'odom' is not renewed: the newest transform" in caplog.text
+
+
+def test_what_is_not_in_metres_says_so_and_is_not_joined_to_what_is(node, tree, caplog):
+    unscaled = scene(source=ScaleSource.NONE)
+    places(node, tree).moved(moved(1.0), calibrated(), unscaled)
+    assert edges(node.sent) == [("map_unscaled", "rig")]
+    out = places(node, tree, "estimate", "odom")
+    add(tree, "odom", "rig", shift(0.5), S, static=False)
+    for _ in range(2):
+        out.moved(moved(1.0), calibrated(), unscaled)
+        node.timers[-1][1]()
+    assert len(node.sent) == 1
+    assert caplog.text.count("is in metres, and the map is not") == 1
 
 
 # --- somebody else publishes the map frame

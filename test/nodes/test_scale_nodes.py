@@ -13,7 +13,7 @@ from vggt_ros.nodes.transforms import FrameTree
 from vggt_ros.sources import messages
 from vggt_ros.sources.bag import BagReader, BagWriter
 from vggt_ros.srv import CheckRig, ExportMap
-from vggt_ros.types import StampedImage
+from vggt_ros.types import StampedImage, unscaled_frame
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PLAYER = "vggt_ros.nodes.bag_player"
@@ -100,7 +100,7 @@ def test_an_unscaled_map_of_ours_is_no_rig():
     for name in ("left", "right"):
         transform = transform_message(Rigid3.identity(), "map_unscaled", name, 0)
         tree.add(TFMessage(transforms=[transform]), static=True)
-    assert tree.top("left", "map") == "left"
+    assert tree.top("left", "map", unscaled_frame("map")) == "left"
 
 
 @pytest.mark.parametrize("period_s", [0.0, 0.5])

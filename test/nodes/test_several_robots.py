@@ -118,7 +118,7 @@ def test_two_mappers_in_one_domain_do_not_meet(start, observer, stub, until):
             {
                 "cameras": "[left, right]",
                 "autostart": "true",
-                "calibration_wait_s": 0.0,
+                "calibration_wait_s": 1.0,  # for the frame ids of both cameras
                 "frame.prefix": f"{robot}/",
                 "publish.map_rate_hz": 10.0,
                 "ingest.silent_after_s": 0.0,

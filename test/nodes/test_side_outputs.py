@@ -69,9 +69,13 @@ class Worker:
         self.metric = metric
         self.tasks = 0
         scene = SimpleNamespace(
-            map_from_camera={"left": Rigid3.identity()}, cameras={"left": MODEL}
+            map_from_camera={"left": Rigid3.identity()},
+            cameras={"left": MODEL},
+            map_from_rig=None,
         )
-        self.pipeline = SimpleNamespace(map=self.map, scene=scene, last_views=(), cloud=self.cloud)
+        self.pipeline = SimpleNamespace(
+            map=self.map, scene=scene, path=list, corrections=0, cloud=self.cloud
+        )
         self.health = SimpleNamespace(stamp_ns=7)
 
     def cloud(self):
@@ -200,7 +204,7 @@ def test_what_was_free_is_forgotten_with_the_map(make):
     wait_for(lambda: len(grids.messages) == 1)
     assert list(grids.messages[0].data).count(0) > 0
     worker.pipeline.map.clear()
-    worker.pipeline.scene.map_from_camera.clear()
+    worker.pipeline.scene.cameras.clear()
     outputs.cleared()
     outputs._tick_grid()
     wait_for(lambda: len(grids.messages) == 2)

@@ -1,5 +1,6 @@
 """Frame sets from delayed, dropped, doubled and wrong images."""
 
+import dataclasses
 from collections import deque
 
 import cv2
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from vggt_ros.config import IngestConfig
 from vggt_ros.errors import CalibrationError, ConfigError, SourceError
 from vggt_ros.geometry import CameraModel
+from vggt_ros.pipeline.decode import Undistorter
 from vggt_ros.pipeline.ingest import Ingest
 from vggt_ros.types import Frame, StampedImage
 
@@ -400,6 +402,15 @@ def test_undistorted_pixels_look_where_the_pinhole_says(name, coefficients):
     assert seen.mean() > 0.6
     difference = np.abs(frame.rgb.astype(int) - exact)[seen]
     assert np.percentile(difference, 99) <= 3
+
+
+def test_a_camera_that_focuses_does_not_fill_the_memory():
+    undistorter = Undistorter()
+    model = CameraModel(16, 12, 20.0, 20.0, 7.5, 5.5, "plumb_bob", (0.1, 0.0, 0.0, 0.0))
+    for k in range(200):
+        focused = dataclasses.replace(model, fx=20.0 + 0.01 * k, fy=20.0 + 0.01 * k)
+        undistorter.undistort(PIXELS, focused)
+    assert len(undistorter._maps) <= 64
 
 
 def test_intrinsics_of_another_aspect_are_refused():

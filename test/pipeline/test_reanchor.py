@@ -11,7 +11,7 @@ import pytest
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.archive import SavedMap
-from vggt_ros.pipeline.landmarks import SeenView, joined, landmarks_of
+from vggt_ros.pipeline.landmarks import MOST_IMAGES, SeenView, joined, landmarks_of
 from vggt_ros.pipeline.reanchor import LEAST_INLIERS, reanchor
 from vggt_ros.synthetic.scenes import box_world
 from vggt_ros.types import (
@@ -184,7 +184,7 @@ def test_a_few_images_of_each_camera_are_kept(saved):
     empty = dataclasses.replace(
         one, pixels=one.pixels[:0], descriptors=one.descriptors[:0], points_in_map=NONE
     )
-    kept = joined([one], [*saved.landmarks] * 6 + [empty])
-    assert [e.camera for e in kept].count("left") == 4
-    assert [e.camera for e in kept].count("right") == 4
+    kept = joined([one], [*saved.landmarks] * 30 + [empty])
+    assert [e.camera for e in kept].count("left") == MOST_IMAGES
+    assert [e.camera for e in kept].count("right") == MOST_IMAGES
     assert joined([empty], []) == ()

@@ -74,6 +74,11 @@ def answer_load(
 def _reanchored(saved: SavedMap, worker: MappingWorker, active: bool) -> tuple[SavedMap, str]:
     from vggt_ros.pipeline.reanchor import reanchor
 
+    if worker.pipeline.config.motion != "static":
+        raise VggtRosError(
+            "reanchor: expected motion: static, got "
+            f"'{worker.pipeline.config.motion}', which says itself where the rig is; load without"
+        )
     if not active or worker.paused:
         raise VggtRosError(
             "reanchor: expected live images, but the mapper is "

@@ -11,7 +11,11 @@ from rclpy.executors import (
     ShutdownException,
     TimeoutException,
 )
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.subscription import Subscription
+from rclpy.waitable import Waitable
+
+InvalidHandle = rclpy_implementation.InvalidHandle
 
 
 class InputsFirstExecutor(Executor):
@@ -31,7 +35,7 @@ class InputsFirstExecutor(Executor):
     def __init__(self, threads: int, *, context: Any = None) -> None:
         super().__init__(context=context)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="callbacks")
-        self._running: list[Any] = []
+        self._running: list[tuple[Any, Any]] = []
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Wait for one callback and run it, or hand it to the pool.
@@ -45,18 +49,26 @@ class InputsFirstExecutor(Executor):
             handler, entity, _ = self.wait_for_ready_callbacks(timeout_sec)
         except (ExternalShutdownException, ShutdownException, TimeoutException):
             return
+        except InvalidHandle:
+            # Another thread has just destroyed a subscription or publisher with events, which
+            # rclpy does not expect here, as it does of all else: the next call waits without it.
+            return
         if isinstance(entity, Subscription):
             handler()
             handler.result()
             return
         self._pool.submit(handler)
-        self._running.append(handler)
-        for done in [h for h in self._running if h.done()]:
-            self._running.remove(done)
-            done.result()
+        self._running.append((handler, entity))
+        for done, of in [(h, e) for h, e in self._running if h.done()]:
+            self._running.remove((done, of))
+            try:
+                done.result()
+            except InvalidHandle:
+                if not isinstance(of, Waitable):  # an event of what has just been destroyed
+                    raise
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:
         """Stop; False where a callback is still running."""
         finished = bool(super().shutdown(timeout_sec))
         self._pool.shutdown(wait=False)
-        return finished and all(handler.done() for handler in self._running)
+        return finished and all(handler.done() for handler, _ in self._running)

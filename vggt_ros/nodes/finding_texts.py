@@ -6,6 +6,7 @@ file.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 OK, WARN, ERROR = "OK", "WARN", "ERROR"
@@ -404,7 +405,7 @@ def diagnostics_markdown() -> str:
             "|---|---|---|---|",
         ]
         lines += [
-            "| " + " | ".join(_cell(c) for c in (k.level, k.text, k.cause, k.remedy)) + " |"
+            "| " + " | ".join(_cell(c) for c in (k.level, shown(k.text), k.cause, k.remedy)) + " |"
             for k in kinds.values()
         ]
         lines.append("")
@@ -416,6 +417,11 @@ def diagnostics_markdown() -> str:
         *(f"| {reason} | {_cell(a)} | {_cell(b)} |" for reason, (a, b) in DROPS.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def shown(text: str) -> str:
+    """A text with the names of its figures, without how they are formatted."""
+    return re.sub(r"\{(\w+):[^}]*\}", r"{\1}", text)
 
 
 def _cell(text: str) -> str:

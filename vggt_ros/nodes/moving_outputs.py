@@ -120,6 +120,11 @@ class RigPlaces:
                 self._set_odom(motion.map_from_world)
             elif motion.map_from_world is not None:
                 self._check_same_map(motion.map_from_world)
+        elif odom and not scene.scale.is_metric:
+            if motion.places:
+                self._warn_once(
+                    "unscaled", f"'{odom}' gets no parent: it is in metres, and the map is not"
+                )
         elif odom:
             for stamp_ns, map_from_rig in motion.places[-1:]:
                 self._take_rig(stamp_ns, map_from_rig, calibrated)

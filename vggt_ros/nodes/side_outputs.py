@@ -10,7 +10,7 @@ import array
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from vggt_ros.pipeline.report import map_frame
 from vggt_ros.pipeline.scale_fusion import withholds
 
 if TYPE_CHECKING:  # imported where they are used: they bring kernels along
+    from vggt_ros.geometry import Rigid3
     from vggt_ros.mapping.occupancy import OccupancyGrid as Grid
     from vggt_ros.mapping.occupancy import RayView
     from vggt_ros.mapping.updates import UpdatePart
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 5.0
 
 _REPEAT_WARNING_S = 30.0
+
+_MOST_PLACES = 24
+"""Of a path that was corrected, from which free space is seen anew."""
 
 UPDATE_FIELDS = (
     *((name, 4 * k, PointField.FLOAT32) for k, name in enumerate("xyz")),
@@ -102,6 +106,7 @@ class SideOutputs:
         self._complete_at_s = 0.0
         self._grids = OccupancyMapper(config.occupancy)
         self._generation = 0
+        self._corrections = 0
         self._grid_generation = 0
         self._busy = {"update": threading.Event(), "occupancy": threading.Event()}
         self._thread = LatestPublisher(
@@ -191,6 +196,7 @@ class SideOutputs:
 
     def _copy_seen(self, worker: MappingWorker) -> None:
         from vggt_ros.mapping.occupancy import RAY_WIDTH, RayView
+        from vggt_ros.pipeline.archive import scene_at_the_end
 
         pipeline = worker.pipeline
         scene = pipeline.scene
@@ -202,11 +208,18 @@ class SideOutputs:
                 f"{self._config.map.voxel_m}, got {self._config.occupancy.resolution_m}: the grid "
                 "would have holes"
             )
-        looks = {frame.camera: (frame.model, pose) for frame, pose in pipeline.last_views}
-        for name, pose in scene.map_from_camera.items():
-            looks.setdefault(name, (scene.cameras[name], pose))
+        path = pipeline.path()
+        if pipeline.corrections != self._corrections:
+            # The walls have moved: what is free is found anew, from all over the path.
+            self._corrections = pipeline.corrections
+            self._generation += 1
+        else:
+            path = path[-1:]
+        places = [scene_at_the_end(scene, [place]) for place in _thinned(path)] or [scene]
         views = []
-        for model, pose in looks.values():
+        for model, pose in (
+            (at.cameras[name], at.map_from_camera[name]) for at in places for name in at.cameras
+        ):
             small = model.without_distortion()
             if small.width > RAY_WIDTH:
                 height = max(1, round(small.height * RAY_WIDTH / small.width))
@@ -255,6 +268,12 @@ class SideOutputs:
         return self._node.create_lifecycle_publisher(
             kind, topic, profile, qos_overriding_options=qos.overridable()
         )
+
+
+def _thinned(path: Sequence[tuple[int, Rigid3]]) -> Sequence[tuple[int, Rigid3]]:
+    """Not too many of the places of a path, its end among them."""
+    step = -(-len(path) // _MOST_PLACES) or 1
+    return path[::-1][::step]
 
 
 class _Said:

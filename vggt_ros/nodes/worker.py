@@ -60,7 +60,8 @@ class Motion:
     """What a set has told of where a moving rig was."""
 
     places: tuple[tuple[int, Rigid3], ...]
-    """Stamp and `map_from_rig` of what was located since the set before, by stamp."""
+    """Stamp and `map_from_rig` of what was located since the set before, by stamp: this set, and
+    keyframes that waited for their window."""
     map_from_world: Rigid3 | None
 
 
@@ -454,12 +455,17 @@ class MappingWorker:
         """What is new of a rig that moves; sets may be located later, several at a time."""
         if self.pipeline.config.motion == "static":
             return None
-        places: list[tuple[int, Rigid3]] = []
+        found: dict[int, Rigid3] = {}
         if result.depth_maps or result.bootstrapped:
-            path = sorted(self.pipeline.path(), key=lambda place: place[0])
-            places = [place for place in path if place[0] not in self._located]
-            self._located.update(stamp for stamp, _ in places)
-            self._newest_place = path[-1] if path else None
+            found = dict(self.pipeline.path())
+        if result.map_from_rig is not None:
+            found[result.stamp_ns] = result.map_from_rig
+        places = [(s, found[s]) for s in sorted(found) if s not in self._located]
+        self._located.update(found)
+        if found:
+            newest_ns = max(found)
+            if self._newest_place is None or newest_ns >= self._newest_place[0]:
+                self._newest_place = newest_ns, found[newest_ns]
         return Motion(tuple(places), self.pipeline.map_from_world)
 
     def _camera_places(self) -> dict[str, Rigid3]:

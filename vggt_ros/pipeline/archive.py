@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vggt_ros.config import Config, MapConfig
 from vggt_ros.errors import ConfigError, ExportError, SourceError
 from vggt_ros.export.archive_file import Members, read_members, write_members
+from vggt_ros.geometry import Rigid3
 from vggt_ros.mapping.interface import Map
 from vggt_ros.mapping.make_map import make_map
 from vggt_ros.mapping.map_file import MapBytes
@@ -25,6 +26,7 @@ from vggt_ros.parameters import dump_config
 from vggt_ros.pipeline.align_depth import DepthAligner
 from vggt_ros.pipeline.landmarks import (
     LANDMARKS,
+    MOST_IMAGES,
     Landmarks,
     SeenView,
     joined,
@@ -33,7 +35,7 @@ from vggt_ros.pipeline.landmarks import (
     landmarks_of,
 )
 from vggt_ros.pipeline.scene_members import scene_from_members, scene_members
-from vggt_ros.types import AlignedScene, Float64, PointCloud
+from vggt_ros.types import AlignedScene, Float64, Frame, PointCloud
 
 if TYPE_CHECKING:
     from vggt_ros.pipeline.mapping import MappingPipeline
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAP, ALIGNMENT, ENGINES, CONFIG = "map.npz", "alignment.json", "engines.json", "config.yaml"
+PATH = "path.json"
+"""[stamp in ns, map_from_rig (4, 4)] of the keyframes of a moving rig."""
+
 PASSPORTS, EXTRA = "passports/", "extra/"
 
 _LANDMARK_DEPTH_PX = 480
@@ -91,6 +96,8 @@ def snapshot(pipeline: MappingPipeline, stamp_ns: int) -> Snapshot:
     scene = pipeline.scene
     if scene is None:
         raise ExportError("there is no map yet: the cameras' poses have not been found")
+    path = pipeline.path()
+    scene = scene_at_the_end(scene, path)
     file = MapBytes(MAP)
     pipeline.map.save(file)
     config = pipeline.config
@@ -101,6 +108,7 @@ def snapshot(pipeline: MappingPipeline, stamp_ns: int) -> Snapshot:
         ALIGNMENT: json.dumps(pipeline.aligner.state()).encode(),
         ENGINES: json.dumps(engines).encode(),
         CONFIG: dump_config(config).encode(),
+        PATH: json.dumps([[stamp, pose.matrix.tolist()] for stamp, pose in path]).encode(),
         **_passports(config),
         **{EXTRA + name: content for name, content in pipeline.extra.items()},
     }
@@ -124,6 +132,10 @@ def snapshot(pipeline: MappingPipeline, stamp_ns: int) -> Snapshot:
         depth = pipeline.map.render(model, map_from_camera).depth
         features = scene.features.get(frame.camera)
         views.append(SeenView(frame, map_from_camera, depth, model, features))
+    views += [
+        SeenView(Frame(d.camera, d.stamp_ns, d.rgb, d.model), d.map_from_camera, d.depth, d.model)
+        for d in pipeline.kept_views(MOST_IMAGES * max(1, len(scene.cameras)))
+    ]
     return Snapshot(
         members, about, views, scene.points_in_map, pipeline.landmarks, pipeline.map.size
     )
@@ -167,6 +179,12 @@ def load_archive(path: str | Path, config: Config) -> SavedMap:
         raise ConfigError(
             f"map.kind: {path} holds a map of kind '{kind}', the configuration says "
             f"'{config.map.kind}'; set map.kind to that of the file"
+        )
+    if config.motion != "static" and (config.motion != "tf" or config.frame.odom):
+        raise ConfigError(
+            f"motion: a saved map is gone on with where the rig stands still (static) or another "
+            f"localiser says where it is in this map (tf, without frame.odom), got "
+            f"'{config.motion}': a path that is found from the images begins a map of its own"
         )
     scene = scene_from_members(members.content)
     if config.scale.require_metric and not scene.scale.is_metric:
@@ -250,6 +268,19 @@ def _map_settings(path: str | Path, members: Members) -> MapConfig:
     if not isinstance(told, dict) or not isinstance(told.get("kind"), str):
         raise SourceError(f"map archive {path}: its manifest does not say the kind of its map")
     return MapConfig(**{name: value for name, value in told.items() if name in known})
+
+
+def scene_at_the_end(scene: AlignedScene, path: Sequence[tuple[int, Rigid3]]) -> AlignedScene:
+    """The scene of a moving rig with its cameras where they were last."""
+    if not path or scene.map_from_rig is None:
+        return scene
+    motion = path[-1][1] @ scene.map_from_rig.inverse()
+    return replace(
+        scene,
+        map_from_camera={name: motion @ pose for name, pose in scene.map_from_camera.items()},
+        map_from_rig=path[-1][1],
+        features={},  # their pixels were those of another place
+    )
 
 
 def _without_strangers(scene: AlignedScene, config: Config) -> AlignedScene:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ _FILE_ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND"}
 """Without its last marker a file was cut off; OpenCV would fill the rest with grey."""
 _TAIL_BYTES = 1024
 """Where the last marker is sought: some cameras pad their files."""
+_MAPS = 64
+"""As many as there may be cameras."""
 _LEAST_SIGHT = 0.05
 """A 200 degree fisheye keeps a tenth of its pixels in a pinhole image of the same K."""
 _ASPECT_TOLERANCE_PX = 1.0
@@ -143,11 +146,12 @@ def fit_model(model: CameraModel, size: tuple[int, int], camera: str) -> CameraM
 class Undistorter:
     """Images of a distorted camera to those of the pinhole camera with the same K.
 
-    The maps of each model are made once and kept.
+    The maps of the last `_MAPS` models are kept: a camera that focuses sends ever new ones.
     """
 
     def __init__(self) -> None:
         self._maps: dict[tuple[CameraModel, bool], tuple[Any, Any]] = {}
+        self._lock = threading.Lock()
 
     def undistort(self, rgb: Image, model: CameraModel) -> tuple[Image, CameraModel]:
         """Image of the size of `model`; what the lens did not see is black.
@@ -187,7 +191,8 @@ class Undistorter:
     def _map(self, model: CameraModel, nearest: bool) -> tuple[Any, Any]:
         import cv2
 
-        if (model, nearest) not in self._maps:
+        maps = self._maps.get((model, nearest))
+        if maps is None:
             pinhole = model.without_distortion()
             try:
                 with np.errstate(over="ignore", invalid="ignore"):
@@ -196,10 +201,14 @@ class Undistorter:
                 raise CalibrationError(str(error)) from error
             _check_sight(pixels, model)
             # maps for interpolation, used for the nearest pixel, would round down
-            self._maps[model, nearest] = cv2.convertMaps(
+            maps = cv2.convertMaps(
                 pixels[..., 0].copy(), pixels[..., 1].copy(), cv2.CV_16SC2, nninterpolation=nearest
             )
-        return self._maps[model, nearest]
+            with self._lock:
+                while len(self._maps) >= _MAPS:
+                    del self._maps[next(iter(self._maps))]
+                self._maps[model, nearest] = maps
+        return maps
 
 
 def _check_sight(pixels: NDArray[np.float32], model: CameraModel) -> None:

@@ -24,8 +24,8 @@ LANDMARKS = "landmarks.npz"
 MOST_FEATURES = 3000
 """Of one image: 0.4 MB in the archive, and matching two images takes 0.1 s."""
 
-_MOST_PER_CAMERA = 4
-"""Images of a camera that are kept: where it stood when the map was saved, the newest first."""
+MOST_IMAGES = 24
+"""Of a camera: where it stood when the map was saved, the newest first, or along its path."""
 
 _SAME_PIXEL_PX = 1.0
 """A triangulated feature so near is the same."""
@@ -112,7 +112,7 @@ def joined(newer: Sequence[Landmarks], older: Sequence[Landmarks]) -> tuple[Land
     kept: dict[str, list[Landmarks]] = {}
     for entry in (*newer, *older):
         images = kept.setdefault(entry.camera, [])
-        if len(entry) and len(images) < _MOST_PER_CAMERA:
+        if len(entry) and len(images) < MOST_IMAGES:
             images.append(entry)
     return tuple(entry for images in kept.values() for entry in images)
 

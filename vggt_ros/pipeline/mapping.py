@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vggt_ros.config import Config
-from vggt_ros.errors import ConfigError, VggtRosError
+from vggt_ros.errors import VggtRosError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.mapping.interface import FuseStatistics, Map
 from vggt_ros.mapping.make_map import make_map
@@ -122,9 +122,9 @@ class MappingPipeline:
         self.extra: dict[str, bytes] = {}
         """Members of that archive that others keep there; they are saved again."""
         self._scale_drift = ScaleDrift()
-        self._self_filter = SelfFilter(config)
+        self.self_filter = SelfFilter(config)
         locator = make_locator(config, rig, bootstrapper)
-        self._moving = MovingMap(self, locator, self._self_filter) if locator else None
+        self._moving = MovingMap(self, locator) if locator is not None else None
 
     @property
     def scale_drift(self) -> float:
@@ -207,7 +207,7 @@ class MappingPipeline:
         self.map.config = config.map
         self.aligner.config = config.align
         self.depth_estimator.set_config(config)
-        self._self_filter.config = config
+        self.self_filter.config = config
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig for the next bootstrap."""
@@ -229,19 +229,21 @@ class MappingPipeline:
         if self._moving is not None:
             self._moving.reset()
 
+    @property
+    def corrections(self) -> int:
+        """How often the map of a moving rig was made anew because its path had changed."""
+        return self._moving.corrections if self._moving is not None else 0
+
+    def kept_views(self, most: int) -> list[DepthMap]:
+        """Depth maps of a moving rig's keyframes as they lie now, evenly over its path."""
+        return self._moving.kept_views(most) if self._moving is not None else []
+
     def take_over(self, saved: SavedMap) -> None:
         """Go on with a loaded map in place of the present one, without a bootstrap.
 
         Raises:
-            ConfigError: the rig moves, and its path has a map frame of its own.
             VggtRosError: the depth estimator cannot serve its cameras; nothing has changed.
         """
-        if self._moving is not None and not self._moving.locator.is_final:
-            raise ConfigError(
-                f"motion {self.config.motion}: a loaded map cannot be gone on with, for the path "
-                "begins in a frame of its own; expected motion static, or tf in the frame of the "
-                "map (frame.odom empty)"
-            )
         aligner = DepthAligner(self.config.align)
         aligner.load_state(saved.alignment)
         try:
@@ -311,11 +313,11 @@ class MappingPipeline:
         poses = self.scene.map_from_camera
         self.last_views = tuple((f, poses[f.camera]) for f in calibrated.frames)
         with self.timings.measure("depth"):
-            predictions = self._self_filter.masked(
+            predictions = self.self_filter.masked(
                 self.depth_estimator.estimate(calibrated), self.scene, self.rig
             )
         with self.timings.measure("align"):
-            depth_maps = self._self_filter.outside_box(
+            depth_maps = self.self_filter.outside_box(
                 self._align(predictions, self.scene), self.scene.map_from_rig
             )
             self._scale_drift.observe(calibrated, depth_maps)
@@ -351,8 +353,8 @@ class MappingPipeline:
             raise
         finally:
             self.dropped += moving.take_drops()
-        if moving.scene is not None:
-            self.scene, self.last_views = moving.scene, moving.last_views
+        self.scene = moving.scene or self.scene  # a loaded one until the first window
+        if self.scene is not None:
             self.state = PipelineState.MAPPING
             self.failure = moved.failure
         self.sets_used += moved.used
@@ -414,7 +416,7 @@ class MappingPipeline:
         """Begin the map with the depth of a dense bootstrap, which later depth is fitted to."""
         depth_maps = dense_depth_maps(unscaled, scene)
         if depth_maps:
-            depth_maps = self._self_filter.unseen(depth_maps, scene, self.rig)
+            depth_maps = self.self_filter.unseen(depth_maps, scene, self.rig)
             with self.timings.measure("seed"):
                 self.map.fuse(depth_maps, bootstrap=True)
 

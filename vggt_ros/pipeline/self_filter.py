@@ -72,13 +72,19 @@ class SelfFilter:
         self, depth_maps: Sequence[DepthMap], scene: AlignedScene, rig: Rig | None
     ) -> list[DepthMap]:
         """Depth maps of a bootstrap with NaN where the masks are white, and within the box."""
-        masked = [
+        masked = self.masked_maps(depth_maps, scene, rig)
+        return list(self.outside_box(masked, scene.map_from_rig))
+
+    def masked_maps(
+        self, depth_maps: Sequence[DepthMap], scene: AlignedScene, rig: Rig | None
+    ) -> list[DepthMap]:
+        """Depth maps of a bootstrap with NaN where the masks are white; raises as `masked`."""
+        return [
             d
             if (mask := self._mask(d.camera, d.model, scene, rig)) is None
             else replace(d, depth=np.where(mask, np.float32(np.nan), d.depth))
             for d in depth_maps
         ]
-        return list(self.outside_box(masked, scene.map_from_rig))
 
     def outside_box(
         self, depth_maps: Sequence[DepthMap], map_from_rig: Rigid3 | None

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -491,11 +490,3 @@ def test_what_the_robot_sees_of_itself_stays_out(tmp_path):
     for depth_map in result.depth_maps:
         assert np.isnan(depth_map.depth[:, :32]).all()
         assert np.isfinite(depth_map.depth[:, 32:]).all()
-    frame, pose = pipeline.last_views[0]
-    assert (frame.camera, frame.stamp_ns) == ("cam", 3)
-    np.testing.assert_allclose(pose.matrix, truth(3).matrix)
-
-
-def test_a_path_of_its_own_does_not_go_on_in_a_loaded_map(similarity):
-    with pytest.raises(ConfigError, match="motion static"):
-        pipeline_of(CONFIG, exact(similarity)).take_over(SimpleNamespace())

@@ -1,11 +1,22 @@
 """The whole pipeline on a camera that moves through a small painted room."""
 
+import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
-from vggt_ros.config import Config, MapConfig, PlaneSweepConfig, TrajectoryConfig
+from vggt_ros.config import (
+    CameraConfig,
+    Config,
+    FrameConfig,
+    MapConfig,
+    PlaneSweepConfig,
+    SelfFilterConfig,
+    TrajectoryConfig,
+)
+from vggt_ros.errors import ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.pipeline.mapping import MappingPipeline, PipelineState
 from vggt_ros.pipeline.motion.poses import fit_path
@@ -108,3 +119,66 @@ def test_without_poses_the_path_has_the_right_form(room, drive):
     distances = distance_to_surface(room, world_from_map.apply(cloud.points))
     assert np.median(distances) < 0.02
     assert pipeline.report()["motion"]["keyframes"] == 10
+
+
+@pytest.mark.slow
+def test_the_map_of_a_drive_is_saved_and_gone_on_with(room, drive, tmp_path):
+    from vggt_ros.export.archive_file import read_members
+    from vggt_ros.pipeline.archive import load_archive, save_archive
+    from vggt_ros.pipeline.reanchor import reanchor
+
+    pipeline, _ = ran(CONFIG, drive[:8])
+    path = tmp_path / "map.vggtmap"
+    save_archive(path, pipeline, drive[7].stamp_ns)
+    places = json.loads(read_members(path).content["path.json"])
+    assert [stamp for stamp, _ in places] == [s.stamp_ns for s in drive[:8]]
+    np.testing.assert_allclose(places[-1][1], world_from_rig(7).matrix)
+
+    # where it stood last, for a robot that stands there still; found wherever it was
+    static = replace(CONFIG, motion="static")
+    saved = load_archive(path, static)
+    expected = world_from_rig(7) @ RIG_FROM_CAMERA
+    np.testing.assert_allclose(saved.scene.map_from_camera["cam"].matrix, expected.matrix)
+    assert len(saved.landmarks) == 8
+    for k in (0, 9):
+        found = reanchor(saved, drive[k]).saved.scene.map_from_camera["cam"]
+        error = (world_from_rig(k) @ RIG_FROM_CAMERA).inverse() @ found
+        assert np.linalg.norm(error.translation) < 0.02
+        assert np.degrees(error.angle_rad) < 0.4
+
+    # another drive in the frame of the same localiser
+    other = MappingPipeline(CONFIG, RIG)
+    other.take_over(load_archive(path, CONFIG))
+    assert other.map.size == pipeline.map.size
+    for frame_set in drive[4:]:
+        assert other.scene is not None
+        other.step(frame_set)
+    other.finish()
+    assert other.state is PipelineState.MAPPING
+    assert other.map.size > 0.9 * pipeline.map.size
+    for config in (
+        replace(CONFIG, motion="estimate"),
+        replace(CONFIG, frame=FrameConfig(odom="o")),
+    ):
+        with pytest.raises(ConfigError, match="motion: a saved map is gone on with where"):
+            load_archive(path, config)
+
+
+@pytest.mark.slow
+def test_the_robot_is_not_in_the_map_of_a_drive(drive, tmp_path):
+    mask = np.zeros((180, 240), np.uint8)
+    mask[120:] = 255  # a bumper
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    masked = replace(CONFIG, camera={"cam": CameraConfig(mask=str(tmp_path / "mask.png"))})
+    box = SelfFilterConfig(True, 0.0, -9.0, -9.0, 1.0, 9.0, 9.0)  # 0.9 m before the camera
+    for config in (masked, replace(CONFIG, self_filter=box)):
+        _, results = ran(config, drive[:7])
+        depth_maps = [d for r in results if r is not None for d in r.depth_maps]
+        assert depth_maps
+        for depth_map in depth_maps:
+            lower = depth_map.depth[depth_map.depth.shape[0] * 2 // 3 + 1 :]
+            if config is masked:
+                assert np.isnan(lower).all()
+            else:
+                assert not (depth_map.depth < 0.9).any()
+        assert any(np.isfinite(d.depth).any() for d in depth_maps)

@@ -101,6 +101,14 @@ class KeptDepth:
         if self._bytes > self._budget_bytes:
             self._thin()
 
+    def views(self, most: int) -> list[DepthMap]:
+        """At most so many of them, evenly chosen, where their windows lay in the map last."""
+        count = len(self._kept)
+        chosen = (
+            [self._kept[k * count // most] for k in range(most)] if count > most else self._kept
+        )
+        return [kept.restored(self._fused_at[kept.window]) for kept in chosen]
+
     def largest_move(self, map_from_window: Callable[[int], Sim3]) -> float:
         """How far [map units] corrections would move what is in the map, at the most.
 

@@ -24,7 +24,7 @@ from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import DepthEstimator
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.rig import Rig
-from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, Frame, FrameSet
+from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, FrameSet
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Stages(Protocol):
     depth_estimator: DepthEstimator
     aligner: DepthAligner
     timings: Timings
+    self_filter: SelfFilter
     rig: Rig | None
 
 
@@ -72,15 +73,11 @@ class MovingMap:
     Args:
         stages: the pipeline.
         locator: says where the cameras were.
-        self_filter: makes holes where the robot sees itself.
     """
 
-    def __init__(self, stages: Stages, locator: Locator, self_filter: SelfFilter) -> None:
+    def __init__(self, stages: Stages, locator: Locator) -> None:
         self._stages = stages
         self._locator = locator
-        self._self_filter = self_filter
-        self.last_views: tuple[tuple[Frame, Rigid3], ...] = ()
-        """Undistorted images of the newest mapped set and where they were taken."""
         self._kept = KeptDepth(stages.config.map.budget_mb)
         self._tracker = Tracker()
         self._dropped: Counter[str] = Counter()
@@ -111,12 +108,15 @@ class MovingMap:
         with self._stages.timings.measure("track"):
             return self._tracker.locate(locator.undistorted(frame_set), locator.rig_from_camera)
 
+    def kept_views(self, most: int) -> list[DepthMap]:
+        """Depth maps of keyframes as they lie now, evenly over the path."""
+        return self._kept.views(most)
+
     def reset(self) -> None:
         """Forget the path."""
         self._locator.reset()
         self._kept.clear()
         self._tracker.clear()
-        self.last_views = ()
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig."""
@@ -193,14 +193,6 @@ class MovingMap:
             of_set = [p for p in predictions if rig.keys[p.camera][1] == frame_set.stamp_ns]
             with stages.timings.measure("align"):
                 depth_maps = self._aligned(of_set, rig)
-                depth_maps = self._self_filter.outside_box(
-                    depth_maps, self._map_from_rig_then(located, frame_set)
-                )
-            self.last_views = tuple(
-                (frame, located.map_from_camera[frame.camera, frame_set.stamp_ns])
-                for frame in frame_set.frames
-                if (frame.camera, frame_set.stamp_ns) in located.map_from_camera
-            )
             accepted = [
                 depth_of_sure_pixels(d, stages.config) for d in depth_maps if d.alignment.accepted
             ]
@@ -218,10 +210,7 @@ class MovingMap:
     ) -> tuple[DepthMap, ...]:
         """The predictions of one instant, under the names of their cameras."""
         stages, jobs = self._stages, []
-        named = [replace(p, camera=rig.keys[p.camera][0]) for p in predictions]
-        assert self.scene is not None  # for the type checker: what is located has one
-        masked = self._self_filter.masked(named, self.scene, stages.rig)
-        for prediction, clean in zip(predictions, masked, strict=True):
+        for prediction in predictions:
             pose = rig.scene.map_from_camera[prediction.camera]
             reference = reference_depth(
                 stages.map,
@@ -230,15 +219,29 @@ class MovingMap:
                 rig.scene.points_in_map,
                 stages.config.align.min_pixels,
             )
-            jobs.append((clean, reference, pose))
-        return tuple(stages.aligner.align_set(jobs))
+            camera = rig.keys[prediction.camera][0]
+            jobs.append((self._masked(replace(prediction, camera=camera)), reference, pose))
+        return stages.self_filter.outside_box(
+            stages.aligner.align_set(jobs), self._map_from_rig_at(predictions, rig)
+        )
 
-    def _map_from_rig_then(self, located: Located, frame_set: FrameSet) -> Rigid3 | None:
-        """Where the rig was at a set of a window."""
+    def _masked(self, prediction: DepthPrediction) -> DepthPrediction:
+        scene, stages = self._locator.scene, self._stages
+        if scene is None:
+            return prediction
+        return stages.self_filter.masked([prediction], scene, stages.rig)[0]
+
+    def _map_from_rig_at(
+        self, predictions: Sequence[DepthPrediction], rig: PseudoRig
+    ) -> Rigid3 | None:
+        """Where the rig was when these were seen; None where no camera's place on it is known."""
+        if not predictions or not self._stages.config.self_filter.enabled:
+            return None
+        stamp_ns = rig.keys[predictions[0].camera][1]
         poses = {
-            camera: pose
-            for (camera, stamp), pose in located.map_from_camera.items()
-            if stamp == frame_set.stamp_ns
+            camera: rig.scene.map_from_camera[name]
+            for name, (camera, stamp) in rig.keys.items()
+            if stamp == stamp_ns
         }
         return rig_from_cameras(poses, self._locator.rig_from_camera)
 
@@ -250,13 +253,11 @@ class MovingMap:
         unscaled = replace(located.unscaled, views=views)
         aligned = replace(rig.scene, map_from_scene=located.map_from_window)
         depth_maps = dense_depth_maps(unscaled, aligned)
-        if depth_maps and self.scene is not None:
-            cleared: list[DepthMap] = []
-            for depth_map in depth_maps:  # the box goes with the rig
-                then = self._map_from_rig_then(located, FrameSet(depth_map.stamp_ns, ()))
-                at_place = replace(self.scene, map_from_rig=then)
-                cleared += self._self_filter.unseen([depth_map], at_place, self._stages.rig)
-            depth_maps = cleared
+        if depth_maps and self._locator.scene is not None:
+            depth_maps = self._stages.self_filter.masked_maps(
+                depth_maps, self._locator.scene, self._stages.rig
+            )
+        if depth_maps:
             with self._stages.timings.measure("seed"):
                 self._fuse(depth_maps, located, begins)
 
@@ -266,8 +267,7 @@ class MovingMap:
         stages = self._stages
         statistics = stages.map.fuse(depth_maps, begins)
         for depth_map in depth_maps:
-            if not self._locator.is_final:
-                self._kept.add(depth_map, located.number, located.map_from_window, begins)
+            self._kept.add(depth_map, located.number, located.map_from_window, begins)
             if stages.config.motion == "estimate":
                 self._tracker.learn(depth_map)
         return statistics

@@ -51,8 +51,6 @@ class WindowLocator:
             begins as that frame.
     """
 
-    is_final = False
-
     def __init__(
         self,
         config: Config,

@@ -1,0 +1,150 @@
+"""The mapping thread of a rig that moves: sets wait for their place, the thread does not."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vggt_ros.config import Config, FrameConfig, IngestConfig
+from vggt_ros.geometry import Rigid3
+from vggt_ros.nodes.worker import MappingWorker, RigInTf
+from vggt_ros.pipeline.ingest import Ingest
+from vggt_ros.types import StampedImage
+
+S = 10**9
+CONFIG = Config(cameras=["c"], motion="tf", frame=FrameConfig(odom="odom", tf_wait_ms=200.0))
+REASON = "no transform odom -> rig at the stamp"
+
+
+def shift(x):
+    return Rigid3(np.eye(3), [x, 0.0, 0.0])
+
+
+class Tf:
+    """The place is the stamp [s] along x, up to `until_ns`."""
+
+    until_ns = 0
+    forgotten = 0
+    now_ns = 0
+
+    def lookup(self, target, source, stamp_ns):
+        assert (target, source) == ("odom", "rig")
+        return shift(stamp_ns / S) if stamp_ns <= self.until_ns else "TF has stopped"
+
+    def forget(self):
+        self.forgotten += 1
+
+
+@pytest.fixture
+def tf():
+    return Tf()
+
+
+@pytest.fixture
+def run(tf):
+    """A worker whose pipeline is the stub's, and what it told."""
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.spec_from_file_location(
+        "stub_pipeline", Path(__file__).with_name("stub_pipeline.py")
+    )
+    stub = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stub)
+    rig = SimpleNamespace(cameras=(), rig_frame="rig", poses={})
+    calibrated = SimpleNamespace(rig=rig, key=0, missing=())
+    calibration = SimpleNamespace(resolve=lambda _: calibrated, errors={})
+    told = []
+    worker = MappingWorker(
+        stub.StubPipeline(CONFIG),
+        Ingest(["c"], {}, IngestConfig()),
+        calibration,
+        lambda scene, calibrated, stamp_ns: None,
+        lambda result, is_metric, motion: told.append((result.stamp_ns, motion)),
+        lambda: told.append("cleared"),
+        tf=RigInTf(tf.lookup, tf.forget, lambda: tf.now_ns),
+    )
+    worker.start()
+    yield worker, told
+    assert worker.stop(5.0)
+
+
+def image(stamp_s):
+    return StampedImage("c", int(stamp_s * S), np.zeros((48, 64, 3), np.uint8), "rgb8")
+
+
+def wait(condition, timeout_s=10.0):
+    limit = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def test_sets_wait_while_everything_else_goes_on(run, tf):
+    worker, told = run
+    worker.offer(image(1.0))
+    for _ in range(20):  # services answer meanwhile
+        assert worker.call(lambda: 7, 5.0) == 7
+    assert told == []
+    assert worker.health.dropped == {}
+    tf.until_ns = 1 * S
+    wait(lambda: told)
+    assert told[0][0] == 1 * S
+    ((stamp_ns, place),) = told[0][1].places
+    assert stamp_ns == 1 * S
+    np.testing.assert_allclose(place.translation, [1.0, 1.0, 0.0])  # the stub's map lies aside
+    wait(lambda: worker.health.map_from_rig is not None)
+    np.testing.assert_allclose(worker.health.map_from_world.translation, [0, 1, 0])
+
+
+def test_a_missing_transform_is_counted_named_and_gone_when_tf_returns(run, tf):
+    worker, told = run
+    worker.offer(image(1.0))
+    worker.offer(image(1.1))
+    tf.now_ns = int(0.3 * S)
+    worker.offer(image(1.2))
+    tf.now_ns = int(0.6 * S)
+    wait(lambda: worker.health.dropped.get(REASON, 0) >= 2)
+    assert worker.health.place_fault == f"{REASON}: TF has stopped"
+    assert worker.health.detail == worker.health.place_fault
+    assert worker.health.unplaced_s > 0
+    assert told == []
+    tf.until_ns = 9 * S
+    worker.offer(image(2.0))
+    wait(lambda: any(t != "cleared" and t[0] == 2 * S for t in told))
+    wait(lambda: worker.health.place_fault == "")
+    assert worker.health.detail == ""
+    assert worker.health.unplaced_s == 0.0
+
+
+def test_stamps_that_jump_back_forget_the_transforms(run, tf):
+    worker, told = run
+    tf.until_ns = 100 * S
+    worker.offer(image(50.0))
+    wait(lambda: told)
+    worker.offer(image(1.0))
+    wait(lambda: len(told) >= 3)
+    assert told[1] == "cleared"
+    assert tf.forgotten == 1
+    assert told[2][0] == 1 * S
+
+
+def test_keyframes_are_told_when_they_are_found_and_once(run):
+    worker, _ = run
+    path = [(1, shift(1.0)), (3, shift(3.0))]
+    worker.pipeline.path = lambda: path
+    result = SimpleNamespace(depth_maps=(), bootstrapped=False, map_from_rig=shift(4.0))
+
+    def told(stamp_ns, found):
+        result.stamp_ns, result.depth_maps = stamp_ns, found
+        return [s for s, _ in worker.call(lambda: worker._motion(result), 5.0).places]
+
+    assert told(4, ()) == [4]  # no window was solved
+    assert told(5, ("depth",)) == [1, 3, 5]
+    assert worker._newest_place[0] == 5
+    path.append((2, shift(2.0)))
+    assert told(6, ("depth",)) == [2, 6]
+    result.map_from_rig = None
+    assert told(7, ("depth",)) == []
+    assert worker._newest_place[0] == 6
