@@ -11,6 +11,7 @@ from vggt_ros.config import Config, FrameConfig, PublishConfig
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.nodes.calibration import Calibrated, rig_from_cameras
 from vggt_ros.nodes.conversions import transform_message
+from vggt_ros.nodes.motion import Motion
 from vggt_ros.nodes.moving_outputs import (
     MOST_POSES,
     RigPlaces,
@@ -18,7 +19,6 @@ from vggt_ros.nodes.moving_outputs import (
     path_message,
 )
 from vggt_ros.nodes.transforms import FrameTree
-from vggt_ros.nodes.worker import Motion
 from vggt_ros.rig import Rig, RigCamera
 from vggt_ros.types import AlignedScene, ScaleEstimate, ScaleSource
 

@@ -133,8 +133,8 @@ def test_sources_that_contradict_each_other_are_named_in_status_and_diagnostics(
 
     from vggt_ros.config import Config
     from vggt_ros.nodes.diagnostics import diagnostics
+    from vggt_ros.nodes.health import Health
     from vggt_ros.nodes.status import map_status
-    from vggt_ros.nodes.worker import Health
     from vggt_ros.types import ScaleEstimate, ScaleSource
 
     text = "scale: rig (1 +- 0.01 m per unit) and depth_camera (1.2 +- 0.02 m per unit) contradict"

@@ -8,7 +8,8 @@ import pytest
 
 from vggt_ros.config import Config, FrameConfig, IngestConfig
 from vggt_ros.geometry import Rigid3
-from vggt_ros.nodes.worker import MappingWorker, RigInTf
+from vggt_ros.nodes.motion import PlacesTold, RigInTf
+from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.pipeline.ingest import Ingest
 from vggt_ros.types import StampedImage
 
@@ -132,21 +133,21 @@ def test_stamps_that_jump_back_forget_the_transforms(run, tf):
     assert told[2][0] == 1 * S
 
 
-def test_keyframes_are_told_when_they_are_found_and_once(run):
-    worker, _ = run
+def test_keyframes_are_told_when_they_are_found_and_once():
     path = [(1, shift(1.0)), (3, shift(3.0))]
-    worker.pipeline.path = lambda: path
-    result = SimpleNamespace(depth_maps=(), bootstrapped=False, map_from_rig=shift(4.0))
+    pipeline = SimpleNamespace(path=lambda: path, map_from_world=None)
+    places = PlacesTold()
 
-    def told(stamp_ns, found):
-        result.stamp_ns, result.depth_maps = stamp_ns, found
-        return [s for s, _ in worker.call(lambda: worker._motion(result), 5.0).places]
+    def told(stamp_ns, found, map_from_rig=None):
+        result = SimpleNamespace(
+            stamp_ns=stamp_ns, depth_maps=found, bootstrapped=False, map_from_rig=map_from_rig
+        )
+        return [s for s, _ in places.update(pipeline, result).places]
 
-    assert told(4, ()) == [4]  # no window was solved
-    assert told(5, ("depth",)) == [1, 3, 5]
-    assert worker._newest_place[0] == 5
+    assert told(4, (), shift(4.0)) == [4]  # no window was solved
+    assert told(5, ("depth",), shift(5.0)) == [1, 3, 5]
+    assert places.map_from_rig.translation[0] == 5.0
     path.append((2, shift(2.0)))
-    assert told(6, ("depth",)) == [2, 6]
-    result.map_from_rig = None
+    assert told(6, ("depth",), shift(6.0)) == [2, 6]
     assert told(7, ("depth",)) == []
-    assert worker._newest_place[0] == 6
+    assert places.map_from_rig.translation[0] == 6.0

@@ -32,6 +32,7 @@ from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.inputs import CameraInputs, image_topic
 from vggt_ros.nodes.mapper_parameters import check_least_cameras, declare_mapper
 from vggt_ros.nodes.mapper_services import MapperServices
+from vggt_ros.nodes.motion import RigInTf
 from vggt_ros.nodes.node_config import MapperConfig
 from vggt_ros.nodes.outputs import Outputs
 from vggt_ros.nodes.qos_events import QosReport
@@ -39,7 +40,7 @@ from vggt_ros.nodes.reports import Look, Reports
 from vggt_ros.nodes.rig_check import RigChecker
 from vggt_ros.nodes.side_outputs import SideOutputs
 from vggt_ros.nodes.transforms import Frames, listen
-from vggt_ros.nodes.worker import MappingWorker, RigInTf
+from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.parameters.tree import flatten
 from vggt_ros.pipeline.ingest import Ingest
 

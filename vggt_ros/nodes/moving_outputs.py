@@ -25,8 +25,8 @@ from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.calibration import Calibrated, rig_from_cameras
 from vggt_ros.nodes.conversions import pose_message, time_message, transform_message
 from vggt_ros.nodes.markers import camera_markers
+from vggt_ros.nodes.motion import Motion
 from vggt_ros.nodes.transforms import Frames, MovingBroadcaster
-from vggt_ros.nodes.worker import Motion
 from vggt_ros.pipeline.report import map_frame
 from vggt_ros.types import AlignedScene, unscaled_frame
 

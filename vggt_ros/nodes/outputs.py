@@ -22,10 +22,11 @@ from vggt_ros.nodes.calibration import Calibrated
 from vggt_ros.nodes.clouds import set_cloud
 from vggt_ros.nodes.latest_publisher import LatestPublisher
 from vggt_ros.nodes.markers import camera_markers
+from vggt_ros.nodes.motion import Motion
 from vggt_ros.nodes.moving_outputs import RigPlaces, moved_markers, path_message
 from vggt_ros.nodes.qos_events import QosReport, advertise
 from vggt_ros.nodes.transforms import Frames, StaticBroadcaster
-from vggt_ros.nodes.worker import MappingWorker, Motion
+from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.pipeline.report import map_frame
 from vggt_ros.types import AlignedScene, DepthMap, PointCloud, unscaled_frame
 

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vggt_ros.config import Config
@@ -28,8 +28,10 @@ from vggt_ros.errors import (
     VggtRosError,
 )
 from vggt_ros.geometry import Rigid3
-from vggt_ros.nodes.calibration import Calibrated, Calibration, rig_from_cameras
+from vggt_ros.nodes.calibration import Calibrated, Calibration
 from vggt_ros.nodes.health import Health
+from vggt_ros.nodes.motion import Motion, PlacesTold, RigInTf, world_frame
+from vggt_ros.nodes.tasks import Tasks
 from vggt_ros.pipeline.ingest import ImageSet, Ingest
 from vggt_ros.pipeline.rig_overlap import rig_overlap
 from vggt_ros.pipeline.waiting_sets import WaitingSets
@@ -53,33 +55,6 @@ _ARRIVALS = 1000
 
 _REPEAT_WARNING_S = 5.0
 """A fault that repeats is logged this often; all of them are counted."""
-
-
-@dataclass(frozen=True, eq=False)
-class Motion:
-    """What a set has told of where a moving rig was."""
-
-    places: tuple[tuple[int, Rigid3], ...]
-    """Stamp and `map_from_rig` of what was located since the set before, by stamp: this set, and
-    keyframes that waited for their window."""
-    map_from_world: Rigid3 | None
-
-
-@dataclass(frozen=True, eq=False)
-class RigInTf:
-    """How the worker learns where TF says the rig is (motion tf)."""
-
-    lookup: Callable[[str, str, int], Rigid3 | str]
-    """`target_from_source` at a stamp, or why there is none."""
-    forget: Callable[[], None]
-    """Called when the stamps have jumped back."""
-    now_ns: Callable[[], int]
-    """The node's clock."""
-
-
-def world_frame(config: Config) -> str:
-    """The frame in which TF says where the rig is: odometry, or the map of another localiser."""
-    return config.frame.odom or config.frame.map
 
 
 class MappingWorker:
@@ -129,8 +104,8 @@ class MappingWorker:
         self._on_scene = on_scene
         self._on_step = on_step
         self._on_cleared = on_cleared
-        self._tasks: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
+        self._tasks = Tasks(self._wake, lambda text: self._warn("task", text))
         self._arrived = False
         self._stopping = False
         self._paused = False
@@ -149,8 +124,7 @@ class MappingWorker:
                 world_frame(settings), settings.frame.tf_wait_ms, tf.lookup, self.drop
             )
         self._placed_at_s = time.monotonic()
-        self._newest_place: tuple[int, Rigid3] | None = None
-        self._located: set[int] = set()
+        self._places = PlacesTold()
         self._set_wanted: list[Future[FrameSet]] = []
         check_rig = getattr(pipeline.config, "check_rig", None)
         self._latest: deque[FrameSet] = deque(maxlen=check_rig.sets if check_rig else 1)
@@ -186,8 +160,7 @@ class MappingWorker:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        for _, future in self._tasks:
-            future.cancel()
+        self._tasks.cancel()
         if self._thread.is_alive():
             return False
         self._ingest.close()
@@ -230,34 +203,14 @@ class MappingWorker:
             TimeoutError: the step in hand takes longer than `timeout_s`.
             VggtRosError: the thread has ended by itself.
         """
-        future: Future[T] = Future()
-        with self._wake:
-            if self.failure:
-                raise VggtRosError(f"the mapping thread has ended: {self.failure}")
-            self._tasks.append((function, future))
-            self._wake.notify()
-        try:
-            return future.result(timeout_s)
-        except FutureTimeoutError as error:  # another class than TimeoutError before Python 3.11
-            future.cancel()
-            raise TimeoutError(f"no answer within {timeout_s} s") from error
+        return self._tasks.call(function, timeout_s)
 
     def post(self, function: Callable[[], Any]) -> None:
         """Run a function in the worker thread, between two steps, without waiting for it.
 
         Nobody waits for its errors either: they are logged.
         """
-
-        def logged() -> None:
-            try:
-                function()
-            except VggtRosError as error:
-                self._warn("task", str(error))
-
-        with self._wake:
-            if not self.failure:
-                self._tasks.append((logged, Future()))
-            self._wake.notify()
+        self._tasks.post(function)
 
     @property
     def paused(self) -> bool:
@@ -320,14 +273,8 @@ class MappingWorker:
         except BaseException as error:
             # The node must hear of it: a thread that ended unseen is a map that stands still.
             logger.exception("the mapping thread ends: %s", _named(error))
-            with self._wake:
-                self.failure = _named(error)
-                tasks = list(self._tasks)
-                self._tasks.clear()
-            for _, future in tasks:
-                if future.set_running_or_notify_cancel():
-                    text = f"the mapping thread has ended: {self.failure}"
-                    future.set_exception(VggtRosError(text))
+            self.failure = _named(error)
+            self._tasks.end(f"the mapping thread has ended: {self.failure}")
             self._on_failure()
 
     def _loop(self) -> None:
@@ -337,11 +284,9 @@ class MappingWorker:
                     self._wake.wait(_TF_POLL_S if self._waiting else _IDLE_S)
                 if self._stopping:
                     return
-                tasks = list(self._tasks)
-                self._tasks.clear()
+                tasks = self._tasks.take()
                 self._arrived = False
-            for function, future in tasks:
-                self._run_task(function, future)
+            self._tasks.run(tasks)
             try:
                 self._take_all()
             except VggtRosError as error:
@@ -360,17 +305,6 @@ class MappingWorker:
             finally:
                 self._step_since_s = None
             self._report()
-
-    @staticmethod
-    def _run_task(function: Callable[[], Any], future: Future[Any]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(function())
-        except Exception as error:  # handed to the caller of `call`; `post` has none
-            if not isinstance(error, VggtRosError):
-                logger.exception("internal error in a task of the mapping thread")
-            future.set_exception(error)
 
     def _take_all(self) -> None:
         """Map the sets that are ready, until something else is to be done."""
@@ -449,33 +383,9 @@ class MappingWorker:
             self._on_scene(scene, self._calibrated, result.stamp_ns)
             self._told = scene
         self._alignments.update({d.camera: d.alignment for d in result.depth_maps})
-        self._on_step(result, scene.scale.is_metric, self._motion(result))
-
-    def _motion(self, result: Any) -> Motion | None:
-        """What is new of a rig that moves; sets may be located later, several at a time."""
-        if self.pipeline.config.motion == "static":
-            return None
-        found: dict[int, Rigid3] = {}
-        if result.depth_maps or result.bootstrapped:
-            found = dict(self.pipeline.path())
-        if result.map_from_rig is not None:
-            found[result.stamp_ns] = result.map_from_rig
-        places = [(s, found[s]) for s in sorted(found) if s not in self._located]
-        self._located.update(found)
-        if found:
-            newest_ns = max(found)
-            if self._newest_place is None or newest_ns >= self._newest_place[0]:
-                self._newest_place = newest_ns, found[newest_ns]
-        return Motion(tuple(places), self.pipeline.map_from_world)
-
-    def _camera_places(self) -> dict[str, Rigid3]:
-        """`map_from_camera` of a rig that moves."""
-        scene = self.pipeline.scene
-        if self._newest_place is None or self._calibrated is None or scene is None:
-            return {}
-        map_from_rig = self._newest_place[1]
-        places = rig_from_cameras(self._calibrated, scene)
-        return {camera: map_from_rig @ pose for camera, pose in places.items()}
+        moves = self.pipeline.config.motion != "static"
+        motion = self._places.update(self.pipeline, result) if moves else None
+        self._on_step(result, scene.scale.is_metric, motion)
 
     def _newest_arrival(self, chosen: ImageSet) -> float | None:
         """When the last image of a set came, by the steady clock."""
@@ -510,8 +420,7 @@ class MappingWorker:
         self._latest.clear()
         self._alignments.clear()
         self._detail = ""
-        self._newest_place = None
-        self._located.clear()
+        self._places.clear()
         if self._waiting is not None:
             self._waiting.clear()
         self._overlap = math.nan
@@ -549,7 +458,6 @@ class MappingWorker:
         pipeline, ingest = self.pipeline, self._ingest
         scene = pipeline.scene
         moves = pipeline.config.motion != "static"
-        place = self._newest_place[1] if self._newest_place else None
         fault = self._waiting.fault if self._waiting is not None else ""
         self._health = Health(
             stamp_ns=self._stamp_ns,
@@ -569,13 +477,13 @@ class MappingWorker:
             alignments=dict(self._alignments),
             timings=pipeline.timings.summary(),
             scale_drift=getattr(pipeline, "scale_drift", math.nan),
-            map_from_rig=place if moves else scene and scene.map_from_rig,
+            map_from_rig=self._places.map_from_rig if moves else scene and scene.map_from_rig,
             map_from_world=pipeline.map_from_world if moves else None,
             keyframes=pipeline.keyframes if moves else 0,
             loops=pipeline.loops if moves else 0,
             place_fault=fault,
             unplaced_s=time.monotonic() - self._placed_at_s if fault else 0.0,
-            map_from_camera=self._camera_places(),
+            map_from_camera=self._places.cameras(self._calibrated, scene),
             set_back=ingest.set_back,
             skews_ms=ingest.skews_ms,
             clock_jumps=ingest.clock_resets + self._clock_jumps,
