@@ -293,7 +293,11 @@ def test_pause_and_reset_count(rig, observer):
     assert rig.drops == {"paused": 21, "reset": 1}
     rig.instants(50, 5)
     rig.settle(in_map=40)
-    assert rig.last.map_points == POINTS_PER_IMAGE * 10
+    rig.until(
+        lambda: rig.last.map_points == POINTS_PER_IMAGE * 10,
+        10.0,
+        lambda: f"the map of the sets since the reset: {rig.last}",
+    )
 
 
 def test_a_subscriber_who_asks_for_more_is_told_by_topic(start, observer, stub, until):

@@ -6,7 +6,6 @@ approximate synchroniser of `message_filters` walks a product over all queues.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import Counter, deque
@@ -24,8 +23,6 @@ from vggt_ros.pipeline.depth_images import DepthImages
 from vggt_ros.pipeline.image_decoder import ImageDecoder
 from vggt_ros.pipeline.set_back_clocks import SetBackClocks, Verdict
 from vggt_ros.types import Float32, Frame, FrameSet, StampedImage
-
-_LOG = logging.getLogger(__name__)
 
 MAX_CAMERAS = 64
 """16 is what is promised and measured; more is for photographs that each count as a camera."""
