@@ -16,7 +16,14 @@ from vggt_ros.mapping.updates import HEADER, UpdatePart
 from vggt_ros.nodes import conversions
 from vggt_ros.nodes.outputs import Outputs
 from vggt_ros.nodes.side_outputs import SideOutputs, grid_message, update_message
-from vggt_ros.types import DepthAlignment, DepthKind, DepthMap, PointCloud
+from vggt_ros.types import (
+    DepthAlignment,
+    DepthKind,
+    DepthMap,
+    PointCloud,
+    ScaleEstimate,
+    ScaleSource,
+)
 
 MODEL = CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5)
 
@@ -72,6 +79,7 @@ class Worker:
             map_from_camera={"left": Rigid3.identity()},
             cameras={"left": MODEL},
             map_from_rig=None,
+            scale=ScaleEstimate(1.0, 0.01, ScaleSource.RIG if metric else ScaleSource.NONE),
         )
         self.pipeline = SimpleNamespace(
             map=self.map, scene=scene, path=list, corrections=0, cloud=self.cloud

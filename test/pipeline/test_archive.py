@@ -18,13 +18,14 @@ from vggt_ros.errors import ConfigError, ExportError, SourceError
 from vggt_ros.export import archive_file
 from vggt_ros.pipeline.archive import load_archive, read_cloud, save_archive
 from vggt_ros.pipeline.mapping import MappingPipeline, PipelineState
+from vggt_ros.pipeline.scene_members import scene_from_members, scene_members
 from vggt_ros.pipeline.warm_up import (
     PlaneBootstrapper,
     PlaneDisparity,
     plane_frame_set,
     warm_up_config,
 )
-from vggt_ros.types import ScaleSource
+from vggt_ros.types import ScaleEstimate, ScaleSource
 
 CONFIG = dataclasses.replace(
     warm_up_config(Config()), scale=ScaleConfig(source="parameter", metres_per_unit=0.5)
@@ -107,6 +108,14 @@ def test_the_scene_comes_back_as_it_was(mapped, saved):
     for name, pose in scene.map_from_camera.items():
         np.testing.assert_allclose(found.map_from_camera[name].matrix, pose.matrix, atol=1e-14)
     assert found.features.keys() == scene.features.keys()
+
+
+def test_a_scale_of_several_sources_comes_back(mapped):
+    scale = ScaleEstimate(
+        0.31, 0.02, ScaleSource.RIG, (ScaleSource.RIG, ScaleSource.ODOMETRY), "they differ"
+    )
+    scene = dataclasses.replace(mapped.scene, scale=scale)
+    assert scene_from_members(scene_members(scene)).scale == scale
 
 
 def test_anybody_can_look_inside(mapped, saved):

@@ -34,6 +34,7 @@ from vggt_ros.pipeline.landmarks import (
     landmarks_from,
     landmarks_of,
 )
+from vggt_ros.pipeline.report import map_frame
 from vggt_ros.pipeline.scene_members import scene_from_members, scene_members
 from vggt_ros.types import AlignedScene, Float64, Frame, PointCloud
 
@@ -114,7 +115,7 @@ def snapshot(pipeline: MappingPipeline, stamp_ns: int) -> Snapshot:
     }
     about = {
         "map": dataclasses.asdict(config.map),
-        "frame": config.frame.map,
+        "frame": map_frame(config.frame.map, scene),
         "unit": scene.scale.unit,
         "scale": str(scene.scale),
         "stamp_ns": stamp_ns,

@@ -46,6 +46,8 @@ def scene_members(scene: AlignedScene) -> dict[str, bytes]:
             "value": scene.scale.value,
             "sigma": _or_none(scene.scale.sigma),
             "source": scene.scale.source.value,
+            "sources": [source.value for source in scene.scale.sources],
+            "contradiction": scene.scale.contradiction,
         },
         "map_from_scene": {
             "scale": scene.map_from_scene.scale,
@@ -139,6 +141,8 @@ def _scene(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> AlignedScen
             float(scale["value"]),
             _or(scale["sigma"], math.inf),
             ScaleSource(scale["source"]),
+            tuple(ScaleSource(source) for source in scale.get("sources", ())),
+            str(scale.get("contradiction", "")),
         ),
         Sim3(float(similarity["scale"]), similarity["rotation"], similarity["translation"]),
         {
