@@ -113,7 +113,7 @@ def _beside_mapping() -> list[Figure]:
     thread = threading.Thread(target=check_again, daemon=True)
     thread.start()
     times: dict[bool, list[float]] = {False: [], True: []}
-    for k in range(64):
+    for k in range(8 * _BLOCK):
         checking = k // _BLOCK % 2 == 1
         if checking:
             running.set()
