@@ -7,7 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vggt_ros.config import AlignConfig, Config, MapConfig, ScaleConfig, TrajectoryConfig
+from vggt_ros.config import (
+    AlignConfig,
+    CameraConfig,
+    Config,
+    MapConfig,
+    ScaleConfig,
+    TrajectoryConfig,
+)
 from vggt_ros.errors import AlignmentError, ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.mapping import MappingPipeline, PipelineState
@@ -466,3 +473,20 @@ def test_a_map_becomes_metric_when_a_later_window_knows_its_metre(similarity):
     np.testing.assert_allclose(
         scene.map_from_rig.matrix, scene.map_from_camera["cam"].matrix, atol=1e-6
     )
+
+
+def test_what_the_robot_sees_of_itself_stays_out(tmp_path):
+    import cv2
+
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, :32] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    camera = {"cam": CameraConfig(mask=str(tmp_path / "mask.png"))}
+    config = replace(CONFIG, motion="tf", bootstrap="rig", camera=camera)
+    pipeline = pipeline_of(config, given=rig())
+    for k in range(4):
+        result = pipeline.step(frame_set(k, truth(k)))
+    assert len(result.depth_maps) == 4
+    for depth_map in result.depth_maps:
+        assert np.isnan(depth_map.depth[:, :32]).all()
+        assert np.isfinite(depth_map.depth[:, 32:]).all()

@@ -71,8 +71,6 @@ class Locator(Protocol):
     scene: AlignedScene | None
     """Intrinsics, scale and places on the rig as the first window found them; a new object where
     the scale was found anew."""
-    is_final: bool
-    """The path never changes afterwards."""
     dropped: Counter[str]
     """Sets that led to nothing, by reason."""
 

@@ -17,7 +17,7 @@ from vggt_ros.pipeline.align_depth import DepthAligner
 from vggt_ros.pipeline.align_scene import dense_depth_maps
 from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_depth
 from vggt_ros.pipeline.motion.kept_depth import KeptDepth
-from vggt_ros.pipeline.motion.located import Located, Locator, PseudoRig, as_rig
+from vggt_ros.pipeline.motion.located import Located, Locator, PseudoRig, as_rig, rig_from_cameras
 from vggt_ros.pipeline.motion.poses import path_length
 from vggt_ros.pipeline.motion.tracking import Tracker
 from vggt_ros.pipeline.self_filter import SelfFilter
@@ -234,12 +234,16 @@ class MovingMap:
     def _map_from_rig_at(
         self, predictions: Sequence[DepthPrediction], rig: PseudoRig
     ) -> Rigid3 | None:
-        """Where the rig was when these were seen; None where the path does not say."""
+        """Where the rig was when these were seen; None where no camera's place on it is known."""
         if not predictions or not self._stages.config.self_filter.enabled:
             return None
         stamp_ns = rig.keys[predictions[0].camera][1]
-        places: dict[int, Rigid3] = dict(self._locator.path)
-        return places.get(stamp_ns)
+        poses = {
+            camera: rig.scene.map_from_camera[name]
+            for name, (camera, stamp) in rig.keys.items()
+            if stamp == stamp_ns
+        }
+        return rig_from_cameras(poses, self._locator.rig_from_camera)
 
     def _seed(self, located: Located, rig: PseudoRig, begins: bool) -> None:
         """Begin with the depth of a dense bootstrap, which later depth is fitted to."""
@@ -263,8 +267,7 @@ class MovingMap:
         stages = self._stages
         statistics = stages.map.fuse(depth_maps, begins)
         for depth_map in depth_maps:
-            if not self._locator.is_final:
-                self._kept.add(depth_map, located.number, located.map_from_window, begins)
+            self._kept.add(depth_map, located.number, located.map_from_window, begins)
             if stages.config.motion == "estimate":
                 self._tracker.learn(depth_map)
         return statistics

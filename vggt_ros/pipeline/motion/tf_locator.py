@@ -50,8 +50,6 @@ class TfLocator:
         bootstrapper: finds what is not known of the rig.
     """
 
-    is_final = True
-
     def __init__(self, config: Config, rig: Rig | None, bootstrapper: Bootstrapper | None) -> None:
         self._config = config
         self._rig = rig

@@ -16,7 +16,7 @@ import numpy as np
 
 from vggt_ros.config import TrajectoryConfig
 from vggt_ros.errors import AlignmentError, EngineError
-from vggt_ros.geometry import Rigid3
+from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.pipeline.motion.graph import Key, ScalePrior, SceneGraph
 from vggt_ros.pipeline.motion.intrinsics import Intrinsics
 from vggt_ros.pipeline.motion.kept_images import KeptImages
@@ -116,6 +116,11 @@ class TrajectoryEstimator:
     def poses(self) -> dict[Key, Rigid3]:
         """`map_from_camera` of every view of a keyframe, by camera and stamp of its set."""
         return self.graph.poses()
+
+    @property
+    def models(self) -> dict[str, CameraModel]:
+        """Intrinsics, with distortion, of the cameras that came without."""
+        return self._intrinsics.models
 
     def is_newest_keyframe(self, stamp_ns: int) -> bool:
         """Whether the set of this stamp is the newest keyframe."""

@@ -51,8 +51,6 @@ class WindowLocator:
             begins as that frame.
     """
 
-    is_final = False
-
     def __init__(
         self,
         config: Config,
@@ -274,7 +272,12 @@ class WindowLocator:
             for view in unscaled.views
             if view.stamp_ns == newest
         }
-        self.scene = replace(scene, map_from_rig=rig_from_cameras(poses, self._rig_from_camera))
+        models = self._estimator.models
+        self.scene = replace(
+            scene,
+            cameras={name: models.get(name, model) for name, model in scene.cameras.items()},
+            map_from_rig=rig_from_cameras(poses, self._rig_from_camera),
+        )
 
     def _places_on_rig(self, unscaled: UnscaledScene, map_from_scene: Sim3) -> dict[str, Rigid3]:
         """`rig_from_camera` [map units]: as given, the others as the window saw them.
