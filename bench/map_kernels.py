@@ -21,7 +21,8 @@ from vggt_ros.mapping.kernels_planes import tile_planes
 from vggt_ros.mapping.make_map import make_map
 from vggt_ros.mapping.open3d_import import import_open3d
 from vggt_ros.mapping.packing import pack_xyzrgb
-from vggt_ros.mapping.surfel_map import SurfelMap, _intrinsics
+from vggt_ros.mapping.surfel_map import SurfelMap
+from vggt_ros.mapping.surfel_view import intrinsics_of
 from vggt_ros.pipeline.align_depth import DepthAligner
 from vggt_ros.types import (
     DepthAlignment,
@@ -195,7 +196,7 @@ def tsdf(size: tuple[int, int] = (640, 480), sets: int = 11) -> list[Figure]:
                 Figure(name, times[0], "CPU-ms"),
                 ratio(f"{name}, Open3D directly / ours", times[1], times[0], 0.95),
             ]
-    intrinsics = _intrinsics(model)
+    intrinsics = intrinsics_of(model)
     planes = cpu_ms(lambda: tile_planes(one.depth, intrinsics, np.eye(3, dtype=np.float32)))
     figures.append(Figure("TSDF, incidence of 640x480", planes, "CPU-ms"))
     return figures

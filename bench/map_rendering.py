@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -11,7 +15,8 @@ from vggt_ros.config import MapConfig
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.kernels_paint import unpacked
 from vggt_ros.mapping.kernels_splat import level_offsets, splat
-from vggt_ros.mapping.surfel_map import SurfelMap, _intrinsics, _rotation_translation
+from vggt_ros.mapping.surfel_map import SurfelMap
+from vggt_ros.mapping.surfel_view import intrinsics_of, rotation_translation
 
 
 def figures(count: int = 1_000_000, size: int = 518) -> list[Figure]:
@@ -37,12 +42,12 @@ def figures(count: int = 1_000_000, size: int = 518) -> list[Figure]:
     points_only = cpu_ms(lambda: [_points_drawn(surfel_map, model, pose) for pose in poses], 9)
     found.append(Figure("the same, points of a pixel only", points_only, "CPU-ms"))
     ours_1px = f"points of a pixel: ours {points_only:.3g} CPU-ms"
-    for name, peer, goal in (
+    for name, drawn, goal in (
         ("a plain numba loop", _drawn_by_a_loop, None),
         ("numpy, the farthest first", _drawn_far_to_near, 20),
         ("numpy, np.minimum.at", _drawn_by_minimum_at, None),
     ):
-        spent = cpu_ms(lambda peer=peer: [peer(points, model, pose) for pose in poses], 3)
+        spent = cpu_ms(partial(_all, drawn, points, model, poses), 3)
         times, note = spent / points_only, f"{ours_1px}, peer {spent:.3g}"
         found.append(
             at_least(f"the same, {name} / ours", times, "x", goal, note)
@@ -66,16 +71,23 @@ def figures(count: int = 1_000_000, size: int = 518) -> list[Figure]:
     return found
 
 
+def _all(
+    drawn: Callable[..., Any], points: np.ndarray, model: CameraModel, poses: Sequence[Rigid3]
+) -> None:
+    for pose in poses:
+        drawn(points, model, pose)
+
+
 def _points_drawn(surfel_map: SurfelMap, model: CameraModel, pose: Rigid3) -> np.ndarray:
     """Depth image (H, W) of the map's kernels without what closes holes."""
-    rotation, translation = _rotation_translation(pose.inverse())
+    rotation, translation = rotation_translation(pose.inverse())
     cells, _, _ = splat(
         surfel_map._surfels.position,
         surfel_map._rows,
         surfel_map._visible(model, rotation, translation, 0.0),
         rotation,
         translation,
-        _intrinsics(model),
+        intrinsics_of(model),
         surfel_map.config.voxel_m,
         model.width,
         model.height,
@@ -101,16 +113,17 @@ def _loop(points, rotation, translation, fx, fy, cx, cy, width, height):  # type
 
 
 def _drawn_by_a_loop(points: np.ndarray, model: CameraModel, pose: Rigid3) -> np.ndarray:
-    camera = _rotation_translation(pose.inverse())
+    camera = rotation_translation(pose.inverse())
     inner = (np.float32(x) for x in (model.fx, model.fy, model.cx, model.cy))
-    return np.asarray(_loop(points, *camera, *inner, model.width, model.height))
+    drawn: Any = _loop
+    return np.asarray(drawn(points, *camera, *inner, model.width, model.height))
 
 
 def _projected(
     points: np.ndarray, model: CameraModel, pose: Rigid3
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixel and depth of the points in the image; float32, columns apart, one thread."""
-    r, t = _rotation_translation(pose.inverse())
+    r, t = rotation_translation(pose.inverse())
     x, y, z = (np.ascontiguousarray(points[:, axis]) for axis in range(3))
     depth = r[2, 0] * x + r[2, 1] * y + r[2, 2] * z + t[2]
     fx, fy, cx, cy = (np.float32(v) for v in (model.fx, model.fy, model.cx, model.cy))

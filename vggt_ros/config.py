@@ -303,7 +303,7 @@ class ScaleConfig:
         high=1.0,
     )
     metric_model_sigma: float = parameter(
-        0.15,
+        0.3,
         "standard deviation of what all depths of a network of metric depth are too long or too "
         "short by, as a fraction",
         low=0.0,

@@ -16,7 +16,7 @@ from vggt_ros.errors import AlignmentError, VggtRosError
 
 COMMANDS = (
     *("demo", "bag", "convert", "check", "replay", "reconstruct"),
-    *("export", "evaluate", "engine", "doctor"),
+    *("export", "evaluate", "engine", "doctor", "check-rig"),
 )
 
 

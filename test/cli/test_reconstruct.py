@@ -183,6 +183,7 @@ def test_a_map_without_scale_stays_without(folders, tmp_path, mapped):
         (("--use-dataset-cameras",), "expected a folder cams"),
         (("--undistort", "on"), "expected a distortion of every camera"),
         (("--set", "map.voxelm=1"), "did you mean 'map.voxel_m'"),
+        (("--set", "motion=tf"), "have no TF; give --poses"),
         (("--views", "camO"), "no camera for view 'camO' (did you mean"),
         (("--random_views", "9"), "expected at least the 9 cameras"),
         (("--intrinsics", "no.npz"), "cannot be read"),

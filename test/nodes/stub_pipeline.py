@@ -153,7 +153,7 @@ class StubPipeline:
         points = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
         colours = np.tile(np.uint8([10, 20, 30]), (count, 1))
         metric = self.scene is not None and self.scene.scale.is_metric
-        frame = map_frame("map", self.scene)
+        frame = map_frame(self.config.frame.map, self.scene)
         return PointCloud(points, colours, None, np.ones(count, np.float32), frame, metric)
 
     def report(self):

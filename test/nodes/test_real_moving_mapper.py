@@ -66,7 +66,7 @@ def test_a_drive_becomes_a_map(start, observer, driving, until, tmp_path, world)
     assert last.state == MapStatus.STATE_MAPPING
     assert last.is_metric
     assert last.motion == "tf"
-    assert last.keyframes >= 3
+    assert last.keyframes >= 2
     assert not [d for d in last.dropped if "transform" in d.reason]
 
     # REP-105: one parent per frame, on one of the two topics, and everything hangs together
@@ -114,8 +114,12 @@ def test_a_drive_becomes_a_map(start, observer, driving, until, tmp_path, world)
         assert np.linalg.norm(error.translation) < 0.02
         assert np.degrees(error.angle_rad) < 0.3
     path = tmp_path / "map.ply"
-    answer = observer.call(ExportMap, "/mapper/export_map", ExportMap.Request(path=str(path)))
-    assert answer.success, answer.message
+    request = ExportMap.Request(path=str(path))
+
+    def exported():  # a step in hand may take long on a busy machine
+        return observer.call(ExportMap, "/mapper/export_map", request, 120.0).success
+
+    until(exported, 240.0, "the exported map")
     cloud = read_ply(path)
     assert len(cloud) > 10_000
     distances = distance_to_surface(driving.world, world_from_map.apply(cloud.points))

@@ -14,7 +14,7 @@ from vggt_ros.geometry import Rigid3
 from vggt_ros.msg import MapStatus
 from vggt_ros.nodes.calibration import Calibration, with_rig_topics
 from vggt_ros.nodes.conversions import image_message, transform_message
-from vggt_ros.nodes.transforms import FrameTree
+from vggt_ros.nodes.transforms import FrameTree, StaticBroadcaster
 from vggt_ros.rig import Rig, RigCamera
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -94,6 +94,14 @@ class TestPrefix:
 
 def test_two_mappers_in_one_domain_do_not_meet(start, observer, stub, until):
     profile = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+    shift = [Rigid3(np.eye(3), [0.0, y, 0.0]) for y in (0.1, -0.1)]
+    urdf = StaticBroadcaster(observer.node)  # as robot_state_publisher with a frame_prefix
+    rigs = {
+        (f"{r}/base_link", f"{r}/{c}_lens"): shift[i]
+        for r in ROBOTS
+        for i, c in enumerate(CAMERAS)
+    }
+    urdf.send([transform_message(pose, *edge, 0) for edge, pose in rigs.items()])
     publishers = {
         (robot, camera): observer.node.create_publisher(
             Image, f"/{robot}/{camera}/image_raw", profile
@@ -118,7 +126,7 @@ def test_two_mappers_in_one_domain_do_not_meet(start, observer, stub, until):
             {
                 "cameras": "[left, right]",
                 "autostart": "true",
-                "calibration_wait_s": 1.0,  # for the frame ids of both cameras
+                "calibration_wait_s": 2.0,  # for CameraInfo, which never comes, and TF
                 "frame.prefix": f"{robot}/",
                 "publish.map_rate_hz": 10.0,
                 "ingest.silent_after_s": 0.0,
@@ -163,7 +171,7 @@ def test_two_mappers_in_one_domain_do_not_meet(start, observer, stub, until):
             (t.header.frame_id, t.child_frame_id) for message in static for t in message.transforms
         }
 
-    expected = {(f"{r}/map", f"{r}/{c}_lens") for r in ROBOTS for c in CAMERAS}
+    expected = {*rigs, *((f"{robot}/map", f"{robot}/base_link") for robot in ROBOTS)}
     until(lambda: edges() >= expected, what=lambda: f"transforms of both: {edges()}")
     assert edges() == expected
     names = {status.name for message in diagnostics for status in message.status}

@@ -102,10 +102,12 @@ def test_a_missing_transform_is_counted_named_and_gone_when_tf_returns(run, tf):
     worker, told = run
     worker.offer(image(1.0))
     worker.offer(image(1.1))
-    tf.now_ns = int(0.3 * S)
+    wait(lambda: len(worker._waiting) == 2)
+    tf.now_ns = int(0.1 * S)
     worker.offer(image(1.2))
-    tf.now_ns = int(0.6 * S)
-    wait(lambda: worker.health.dropped.get(REASON, 0) >= 2)
+    wait(lambda: len(worker._waiting) == 3)
+    tf.now_ns = int(0.25 * S)
+    wait(lambda: worker.health.dropped == {REASON: 2})
     assert worker.health.place_fault == f"{REASON}: TF has stopped"
     assert worker.health.detail == worker.health.place_fault
     assert worker.health.unplaced_s > 0

@@ -178,6 +178,10 @@ def test_damage_is_found_and_said(saved, tmp_path):
     changed(saved, out, "map.npz", lambda c: c[:-1])
     with pytest.raises(SourceError, match=r"member map\.npz has not the size"):
         load_archive(out, CONFIG)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("manifest.json", b" " * (1 << 25))
+    with pytest.raises(SourceError, match=r"manifest\.json is compressed or of"):
+        load_archive(out, CONFIG)
     with pytest.raises(SourceError, match="no such file"):
         load_archive(tmp_path / "nothing", CONFIG)
     with pytest.raises(SourceError, match="damaged"):

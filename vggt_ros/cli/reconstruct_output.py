@@ -17,7 +17,7 @@ from vggt_ros import results
 from vggt_ros.export.files import atomic_write, write_json, write_text
 from vggt_ros.export.ply import write_ply
 from vggt_ros.export.scene_files import write_features
-from vggt_ros.export.trajectory import static_poses, write_tum
+from vggt_ros.export.trajectory import StampedPose, static_poses, write_tum
 from vggt_ros.parameters import dump_config
 from vggt_ros.pipeline.mapping import MappingPipeline, StepResult
 from vggt_ros.preview import write_preview
@@ -160,6 +160,13 @@ class Output:
             is_metric=cloud.is_metric,
             comments=comments,
         )
+        if pipeline.config.motion != "static":
+            write_tum(
+                self.folder / results.PATH,
+                [StampedPose(stamp, pose) for stamp, pose in pipeline.path()],
+                is_metric=cloud.is_metric,
+                comments=comments,
+            )
         if scene.features:
             write_features(self.folder / results.FEATURES, scene)
         if pipeline.config.map.kind == "tsdf":

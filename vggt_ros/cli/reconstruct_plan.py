@@ -227,6 +227,11 @@ def _config(
     if args.trunc_margin is not None:
         voxels = args.trunc_margin / config.map.voxel_m
         config = config_from_flat({"map.truncation_voxels": voxels}, config)
+    if config.motion == "tf":
+        raise ConfigError(
+            "motion tf: folders, videos and webcams have no TF; give --poses with a pose for each "
+            "frame, or --set motion=estimate"
+        )
     if config.map.kind != "tsdf" and args.trunc_margin is not None:
         notes.append("--trunc_margin: only a TSDF has one (--fusion tsdf)")
     return config

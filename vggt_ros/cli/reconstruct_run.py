@@ -47,6 +47,8 @@ class Run:
     images: list[PreviewImage] = field(default_factory=list)
     failure: VggtRosError | None = None
     """Of the bootstrap; mapping goes on with the next set."""
+    frame: int = 0
+    """Number of the newest frame."""
     is_checked: bool = False
     first_stamp_ns: int | None = None
 
@@ -89,6 +91,7 @@ def reconstruct(plan: Plan, out: Path) -> int:
                     _process(run, of, number, images)
                     if plan.max_batches and run.batches >= plan.max_batches:
                         break
+            _finish(run)
         except VggtRosError as error:
             ended = error
         run.notes += _source_notes(source, run)
@@ -169,6 +172,7 @@ def _unit_of_size(run: Run) -> str:
 def _process(run: Run, source: ImageSource, number: int, images: tuple[StampedImage, ...]) -> None:
     """One set: decode, check poses once, step, note."""
     pipeline = run.pipeline
+    run.frame = number
     stamp = max(image.stamp_ns for image in images)
     if _waits_for_cameras(run, stamp, images):
         run.dropped["cameras missing before the bootstrap"] += 1
@@ -199,6 +203,22 @@ def _process(run: Run, source: ImageSource, number: int, images: tuple[StampedIm
     if result.depth_maps:
         depth = {d.camera: d.depth for d in result.depth_maps if d.alignment.accepted}
         run.images = [PreviewImage(f.camera, f.rgb, depth.get(f.camera)) for f in frame_set.frames]
+
+
+def _finish(run: Run) -> None:
+    """What a rig that moves (`motion: estimate`) saw since its last window."""
+    before = _depth_total(run.pipeline)
+    began = time.perf_counter()
+    try:
+        result = run.pipeline.finish()
+    except AlignmentError as error:
+        run.failure = error
+        return
+    if result is not None and result.depth_maps:
+        total_ms = (time.perf_counter() - began) * 1e3
+        depth_ms = _depth_total(run.pipeline) - before
+        run.output.add_batch(run.batches, run.frame, result, depth_ms, total_ms)
+        run.batches += 1
 
 
 def _depth_total(pipeline: MappingPipeline) -> float:
@@ -244,7 +264,7 @@ def _shares(check: ConventionCheck) -> str:
 def _place_cameras(run: Run, source: ImageSource, poses: dict[str, Rigid3]) -> None:
     """Take over poses that change from frame to frame."""
     pipeline, rig = run.pipeline, run.pipeline.rig
-    if rig is None or not rig.poses:
+    if rig is None or not rig.poses or pipeline.config.motion != "static":
         return
     if pipeline.scene is None:
         if _moved(rig.poses, poses):

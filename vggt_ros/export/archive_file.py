@@ -29,6 +29,8 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 _PART = 1 << 20
 
+_LARGEST_MANIFEST = 1 << 24
+
 
 @dataclass(frozen=True)
 class Members:
@@ -119,6 +121,9 @@ def package_version() -> str:
 
 
 def _manifest(path: str | Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    info = archive.getinfo(MANIFEST)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > _LARGEST_MANIFEST:
+        raise ValueError(f"its {MANIFEST} is compressed or of {info.file_size} bytes")
     manifest: dict[str, Any] = json.loads(archive.read(MANIFEST))
     found = manifest.get("format"), manifest.get("version")
     if found[0] != FORMAT:

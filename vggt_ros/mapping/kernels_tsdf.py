@@ -37,7 +37,7 @@ def integrable(depth, confidence, rgb, far, planes, intrinsics, least_cosine):
     for i in range(flat_depth.size):
         d = flat_depth[i]
         is_depth = (d > zero) & (d < infinity) & (flat_confidence[i] > zero)
-        is_near = is_depth & (d <= far)
+        is_near = is_depth & (d < far)  # as Open3D
         flat_out[i] = d if is_near else zero
         invalid += not is_depth
         beyond += is_depth & (not is_near)

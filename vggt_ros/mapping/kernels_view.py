@@ -112,6 +112,10 @@ def margin_fraction(confidence):
 
 FREE, LOW, HIGH, DEPTH = 0, 1, 2, 3
 
+BELIEVED_RANGES = 10
+"""Depth is believed up to so many times `map.max_depth_m`: what is beyond the map's range is not
+fused, but the space before it is free; 1e6 m is no depth."""
+
 EDGE_MARGINS = 4.5
 """Where inverse depth bends by more than this many margins (eight standard deviations, and noise
 bends by 2.4), the nearer pixel is an edge: the camera may have seen past it, and a depth in
@@ -122,8 +126,11 @@ SETTLED, EDGE = 1, 2
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def depth_limits(depth, confidence, voxel, carves):
+def depth_limits(depth, confidence, voxel, carves, believed):
     """What the depth of a surfel means at each pixel, side by side in memory.
+
+    Inputs:
+        believed: greatest depth that is one; what is beyond says nothing, not even free space.
 
     Returns:
         (H * W, 4) float32: surfels nearer than FREE (0 where there is no depth or without
@@ -146,7 +153,7 @@ def depth_limits(depth, confidence, voxel, carves):
             before, after = max(u - 1, 0), min(u + 1, width - 1)
             d, w = depth[v, u], inverse[v, u]
             c = confidence[v, u]
-            is_seen = (d > zero) & (d < infinity) & (c > zero)
+            is_seen = (d > zero) & (d < infinity) & (d <= believed) & (c > zero)
             fraction = margin_fraction(c)
             least = (two - bend * fraction) * w
             # A missing neighbour (NaN) is no edge.

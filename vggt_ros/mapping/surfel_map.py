@@ -20,18 +20,20 @@ from vggt_ros.errors import ConfigError
 from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping import (
     kernels_column,
+    kernels_evict,
     kernels_merge,
     kernels_observe,
     kernels_planes,
     kernels_view,
     surfels,
 )
-from vggt_ros.mapping.checked_input import check_depth_map, check_pinhole
+from vggt_ros.mapping.checked_input import check_pinhole
 from vggt_ros.mapping.cloud import thin_to, voxel_average
 from vggt_ros.mapping.interface import FuseStatistics, MapChanges
 from vggt_ros.mapping.map_file import MapPath
 from vggt_ros.mapping.render import render_surfels
 from vggt_ros.mapping.surfel_file import SavedSurfels, read_surfels, write_surfels
+from vggt_ros.mapping.surfel_view import SurfelView, intrinsics_of, rotation_translation
 from vggt_ros.types import DepthMap, Float32, PointCloud, Rendering
 
 logger = logging.getLogger(__name__)
@@ -135,7 +137,7 @@ class SurfelMap:
 
         After an error the map is as it was before.
         """
-        views = [_View(depth_map) for depth_map in depth_maps if depth_map.alignment.accepted]
+        views = [SurfelView(depth_map) for depth_map in depth_maps if depth_map.alignment.accepted]
         measured = sum(view.measured for view in views)
         if measured > self._capacity:
             raise ConfigError(
@@ -166,16 +168,11 @@ class SurfelMap:
                 closed in the depth only.
         """
         check_pinhole(model, "render")
-        rotation, translation = _rotation_translation(map_from_camera.inverse())
+        rotation, translation = rotation_translation(map_from_camera.inverse())
+        chunks = self._visible(model, rotation, translation, 0.0)
         return render_surfels(
-            self._surfels,
-            self._rows,
-            self._visible(model, rotation, translation, 0.0),
-            model,
-            rotation,
-            translation,
-            self.config.voxel_m,
-            attributes,
+            *(self._surfels, self._rows, chunks, model, rotation, translation),
+            *(self.config.voxel_m, attributes),
         )
 
     def cloud(
@@ -252,7 +249,8 @@ class SurfelMap:
         if min_hits > 1:
             keep &= data["hits"][rows] >= min(min_hits, surfels.MOST_HITS)
         if min_confidence > 0:
-            odds = math.inf if min_confidence >= 1 else _log_odds(min_confidence)
+            p = min_confidence
+            odds = math.inf if p >= 1 else math.log(p / (1 - p))
             keep &= data["log_odds"][rows] >= odds
         return rows[keep]
 
@@ -278,27 +276,27 @@ class SurfelMap:
         chunks: NDArray[np.int64] = kernels_view.visible_chunks(
             self._surfels.bounds,
             -(-self._rows // surfels.CHUNK),
-            rotation,
-            translation,
-            _intrinsics(model),
-            model.width,
-            model.height,
-            np.float32(pad),
-            np.float32(far),
+            *(rotation, translation, intrinsics_of(model), model.width, model.height),
+            *(np.float32(pad), np.float32(far)),
         )
         return chunks
 
-    def _fuse_view(self, view: _View, bootstrap: bool) -> tuple[FuseStatistics, NDArray[np.int64]]:
+    def _fuse_view(
+        self, view: SurfelView, bootstrap: bool
+    ) -> tuple[FuseStatistics, NDArray[np.int64]]:
         """Carve, refine and merge one depth map; returns the pixels by reason as well."""
         spare = self._reserve_table(self._living)
         self._view += 1
         config, surfels_ = self.config, self._surfels
         voxel, max_depth = np.float32(config.voxel_m), np.float32(config.max_depth_m)
         least_cosine = np.float32(math.cos(math.radians(config.max_incidence_deg)))
-        turn, shift = _rotation_translation(view.map_from_camera)
+        turn, shift = rotation_translation(view.map_from_camera)
         planes = kernels_planes.tile_planes(view.depth, view.intrinsics, turn)
-        limits, marks = kernels_view.depth_limits(view.depth, view.confidence, voxel, config.carve)
-        rotation, translation = _rotation_translation(view.map_from_camera.inverse())
+        believed = np.float32(kernels_view.BELIEVED_RANGES * max_depth)
+        limits, marks = kernels_view.depth_limits(
+            *(view.depth, view.confidence, voxel, config.carve, believed)
+        )
+        rotation, translation = rotation_translation(view.map_from_camera.inverse())
         owner, owned, refined, carved, merged, moved = kernels_observe.observe(
             *surfels_,
             self._table,
@@ -361,7 +359,7 @@ class SurfelMap:
         surplus = self._living + needed - self._capacity
         if surplus > 0:
             count = min(self._living, surplus + int(_EVICTION_SLACK * self._capacity))
-            evicted = surfels.evict(
+            evicted = kernels_evict.evict(
                 self._surfels.position,
                 self._surfels.data,
                 self._rows,
@@ -371,7 +369,7 @@ class SurfelMap:
             )
             self._living -= evicted
             logger.debug("map: evicted %d of %d surfels", evicted, evicted + self._living)
-        self._rows = surfels.compact(*self._surfels, self._rows)
+        self._rows = kernels_evict.compact(*self._surfels, self._rows)
         self._whole_since = self.revision
         self._tidy(self._living + needed)
         return evicted
@@ -397,30 +395,3 @@ class SurfelMap:
             self._table = surfels.new_table(wanted)
         surfels.rebuild(self._surfels.data, self._table, self._rows)
         self._removed_slots = 0
-
-
-class _View:
-    """One checked depth map in the form that the kernels take."""
-
-    def __init__(self, depth_map: DepthMap) -> None:
-        model = depth_map.model
-        check_depth_map(depth_map)
-        self.model = model
-        self.map_from_camera = depth_map.map_from_camera
-        self.depth = np.ascontiguousarray(depth_map.depth, np.float32)
-        self.confidence = np.ascontiguousarray(depth_map.confidence, np.float32)
-        self.rgb = np.ascontiguousarray(depth_map.rgb, np.uint8)
-        self.intrinsics = _intrinsics(model)
-        self.measured = kernels_view.count_measured(self.depth, self.confidence)
-
-
-def _intrinsics(model: CameraModel) -> Float32:
-    return np.array([model.fx, model.fy, model.cx, model.cy], np.float32)
-
-
-def _rotation_translation(transform: Rigid3) -> tuple[Float32, Float32]:
-    return transform.rotation.astype(np.float32), transform.translation.astype(np.float32)
-
-
-def _log_odds(probability: float) -> float:
-    return math.log(probability / (1 - probability))

@@ -14,7 +14,8 @@ from vggt_ros.geometry import CameraModel, Rigid3
 from vggt_ros.mapping.checked_input import check_depth_map
 from vggt_ros.mapping.kernels_planes import tile_planes
 from vggt_ros.mapping.kernels_tsdf import integrable
-from vggt_ros.types import DepthMap, Float32, Image, Rendering
+from vggt_ros.mapping.surfel_view import intrinsics_of
+from vggt_ros.types import DepthMap, Image, Rendering
 
 REJECT_REASONS = ("invalid", "far", "grazing")
 
@@ -51,7 +52,8 @@ class IntegratedView:
         )
         self.rejected = tuple(int(count) for count in self._arrays[2])
         """Pixels by REJECT_REASONS."""
-        self.is_useful = sum(self.rejected) < depth.size
+        # Open3D looks for blocks at each fourth pixel, and throws if it finds none.
+        self.is_useful = bool((self._arrays[0][::4, ::4] > 0).any())
         self.model = model
         self.map_from_camera = depth_map.map_from_camera
         tensor, image = o3d.core.Tensor.from_numpy, o3d.t.geometry.Image
@@ -65,11 +67,6 @@ class IntegratedView:
 
 
 _NO_PLANES = np.empty((0, 0, 7), np.float32)
-
-
-def intrinsics_of(model: CameraModel) -> Float32:
-    """Focal lengths and principal point as the kernels take them."""
-    return np.array([model.fx, model.fy, model.cx, model.cy], np.float32)
 
 
 def open3d_device(o3d: Any, name: str) -> Any:

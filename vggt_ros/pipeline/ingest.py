@@ -22,22 +22,13 @@ from vggt_ros.geometry import CameraModel
 from vggt_ros.pipeline.absent_cameras import AbsentCameras
 from vggt_ros.pipeline.depth_images import DepthImages
 from vggt_ros.pipeline.image_decoder import ImageDecoder
+from vggt_ros.pipeline.set_back_clocks import SetBackClocks, Verdict
 from vggt_ros.types import Float32, Frame, FrameSet, StampedImage
 
 _LOG = logging.getLogger(__name__)
 
 MAX_CAMERAS = 64
 """16 is what is promised and measured; more is for photographs that each count as a camera."""
-_JUMP_NS = 1_000_000_000
-"""A camera whose stamp goes back by more has a clock that was set back (bag loop)."""
-_BACKWARD_RUN = 5
-"""So many images in a row, each newer than the one before, but all older than what came earlier,
-are a clock that was set back too: the loop of a short bag."""
-_HELD = 5
-"""Images kept of a camera whose stamps went back, until those of most others do: a loop of a bag
-reaches all cameras within one or two images of each."""
-_ALIVE_IMAGES = 50
-"""A camera that sent nothing while so many images of each came does not count."""
 _SKEWS = 50
 """Sets of which `skews_ms` is the median: five seconds at 10 Hz."""
 _MAX_THREADS = 4
@@ -118,13 +109,7 @@ class Ingest:
         self.depth = DepthImages(depth_cameras, config.queue_size, self._skew_ns)
         self._models = {name: models.get(name) for name in cameras}
         self._queues: dict[str, deque[StampedImage]] = {name: deque() for name in cameras}
-        self._last: dict[str, int] = {}
-        self._backward: dict[str, list[int]] = {}
-        self._set_back: dict[str, deque[StampedImage]] = {}
-        """By camera whose stamps have gone back, its newest images: it may be the clock of all."""
-        self._set_back_warned: set[str] = set()
-        self._heard: dict[str, int] = {}
-        """By camera the number of all images when its newest one came."""
+        self._clocks = SetBackClocks(cameras, self._drop)
         self._absent: set[str] = set()
         self._left_out = AbsentCameras(
             cameras, int(config.silent_after_s * 1e9), warns=not config.min_cameras
@@ -182,13 +167,13 @@ class Ingest:
 
         Nothing usable came of them for `silent_after_s`, or their clocks alone were set back.
         """
-        gone = self._left_out.names | set(self._set_back)
+        gone = self._left_out.names | self._clocks.names
         return tuple(name for name in self.cameras if name in gone)
 
     @property
     def set_back(self) -> tuple[str, ...]:
         """Cameras whose stamps have gone back while those of the others go on."""
-        return tuple(name for name in self.cameras if name in self._set_back)
+        return tuple(name for name in self.cameras if name in self._clocks.names)
 
     @property
     def skews_ms(self) -> dict[str, float]:
@@ -277,40 +262,29 @@ class Ingest:
         """Cameras that make a set."""
         if self._config.min_cameras:
             return self._config.min_cameras
-        return max(1, len(self.cameras) - len(self._left_out.names | set(self._set_back)))
+        return max(1, len(self.cameras) - len(self._left_out.names | self._clocks.names))
 
     def _put(self, image: StampedImage) -> None:
-        name, stamp = image.camera, image.stamp_ns
+        name = image.camera
         self.received[name] += 1
-        self._heard[name] = self.received.total()
+        self._clocks.note(name)
         if self._config.require_calibration and self._models[name] is None:
             self._drop(name, "uncalibrated")
             return
-        last = self._last.get(name)
-        if last is not None and stamp <= last:
-            if name not in self._set_back and not self._is_set_back(name, stamp, last):
-                self._drop(name, "duplicate" if stamp == last else "out_of_order")
-                return
-            if self._rejoins(name, stamp, last):
-                self._drop(name, "clock_jump", len(self._queues[name]))
-                self._queues[name].clear()
-            else:
-                if self._most_are_set_back(image):
-                    self._begin_anew()
-                return
+        verdict = self._clocks.judge(image)
+        if verdict is Verdict.ALL_BACK:
+            self._begin_anew()
+        if verdict in (Verdict.STALE, Verdict.HELD, Verdict.ALL_BACK):
+            return
+        if verdict is Verdict.REJOINS:
+            self._drop(name, "clock_jump", len(self._queues[name]))
+            self._queues[name].clear()
         self._enqueue(image)
 
     def _enqueue(self, image: StampedImage) -> None:
         """Queue an image that is in time."""
         name, stamp = image.camera, image.stamp_ns
-        self._backward.pop(name, None)
-        held = self._set_back.pop(name, None)
-        if held is not None:
-            self._drop(name, "set_back", len(held))
-            if name in self._set_back_warned:
-                self._set_back_warned.discard(name)
-                _LOG.info("camera '%s': its stamps are in time again", name)
-        self._last[name] = stamp
+        self._clocks.accept(image)
         self._left_out.note_arrival(name, stamp)
         if name in self._absent:
             self._absent.discard(name)
@@ -323,74 +297,19 @@ class Ingest:
             self._drop(name, "overflow")
         queue.append(image)
 
-    def _is_set_back(self, name: str, stamp: int, last: int) -> bool:
-        if last - stamp > _JUMP_NS:
-            return True
-        run = self._backward.setdefault(name, [])
-        if run and stamp <= run[-1]:
-            run.clear()
-        run.append(stamp)
-        return len(run) >= _BACKWARD_RUN
-
-    def _rejoins(self, name: str, stamp: int, last: int) -> bool:
-        """Whether going back brings a camera nearer to the time of the others."""
-        others = [self._last[other] for other in self._alive() if other != name]
-        if not others:
-            return False
-        middle = median(others)
-        return abs(stamp - middle) < abs(last - middle)
-
-    def _most_are_set_back(self, image: StampedImage) -> bool:
-        """Keep an image of a camera that was set back; True when it is the clock of all."""
-        name, stamp = image.camera, image.stamp_ns
-        held = self._set_back.setdefault(name, deque())
-        if held and stamp <= held[-1].stamp_ns:
-            self._drop(name, "out_of_order")
-            return False
-        held.append(image)
-        if len(held) > _HELD:
-            held.popleft()
-            self._drop(name, "set_back")
-            self._warn_set_back(name, (max(self._last.values()) - stamp) * 1e-9)
-        alive = self._alive()
-        return 2 * len(alive.intersection(self._set_back)) > len(alive)
-
-    def _alive(self) -> set[str]:
-        """Cameras that have sent lately, by the number of images, for clocks are in doubt."""
-        oldest = self.received.total() - _ALIVE_IMAGES * len(self.cameras)
-        return {name for name in self._last if self._heard[name] >= oldest}
-
-    def _warn_set_back(self, name: str, behind_s: float) -> None:
-        if name not in self._set_back_warned:
-            self._set_back_warned.add(name)
-            _LOG.warning(
-                "camera '%s': its stamps went back while those of the others go on, and are now "
-                "%.3f s old; its images are left out until they are in time again: look at its "
-                "clock",
-                name,
-                behind_s,
-            )
-
     def _begin_anew(self) -> None:
         """The clock was set back: go on with what came since."""
-        _LOG.info("stamps went back, those of %s", ", ".join(self._set_back))
         self.clock_resets += 1
-        held = [image for images in self._set_back.values() for image in images]
-        self._set_back.clear()
+        held = self._clocks.release()
         self._forget("clock_jump")
-        for image in sorted(held, key=lambda image: image.stamp_ns):
+        for image in held:
             self._enqueue(image)
 
     def _forget(self, reason: str) -> None:
-        for name, images in self._set_back.items():
-            self._drop(name, reason, len(images))
-        self._set_back.clear()
-        self._set_back_warned.clear()
+        self._clocks.forget(reason)
         for name, queue in self._queues.items():
             self._drop(name, reason, len(queue))
             queue.clear()
-        self._last.clear()
-        self._backward.clear()
         self._absent.clear()
         for skews in self._skews.values():
             skews.clear()
@@ -406,7 +325,7 @@ class Ingest:
             end = min(heads) + self._skew_ns
             needed = self._needed()
             members = [n for n, q in self._queues.items() if q and q[0].stamp_ns <= end]
-            gone = self._absent | self._left_out.silent | set(self._set_back)
+            gone = self._absent | self._left_out.silent | self._clocks.names
             waiting = [n for n, q in self._queues.items() if not q and n not in gone]
             is_full = any(len(q) >= self._config.queue_size for q in self._queues.values())
             if len(members) == len(self.cameras) or (

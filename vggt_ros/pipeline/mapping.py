@@ -221,6 +221,7 @@ class MappingPipeline:
         self.scene = None
         self.map.clear()
         self.aligner = DepthAligner(self.config.align)
+        self._scale_drift.reset()
         self.state = PipelineState.COLLECTING
         self.failure = ""
         self._collected.clear()
