@@ -145,13 +145,16 @@ class RigChecker:
         return response
 
     def _write(self, request: CheckRig.Request, rig: Rig, check: Any) -> list[str]:
+        from vggt_ros.export.files import checked_path
         from vggt_ros.pipeline.check_rig_files import write_rig_file, write_urdf
 
-        files = []
+        config, files = self._get_config(), []
         if request.path:
-            files.append(str(write_rig_file(request.path, rig, check)))
+            path = checked_path(request.path, config)
+            files.append(str(write_rig_file(path, rig, check)))
         if request.urdf_path:
-            files.append(str(write_urdf(request.urdf_path, rig, check, self._mounts(rig))))
+            path = checked_path(request.urdf_path, config)
+            files.append(str(write_urdf(path, rig, check, self._mounts(rig))))
         return files
 
     def _mounts(self, rig: Rig) -> dict[str, tuple[str, Rigid3]]:
