@@ -1,6 +1,6 @@
 """Write what is made from the code: `config/default.yaml` and `docs/parameters.md`.
 
-Run `python -m vggt_ros.cli.generate` after a change of `vggt_ros/config.py` or
+Run `python -m vggt_ros.cli.generate` after a change of `vggt_ros/config/` or
 `vggt_ros/nodes/node_config.py`; with `--check` it only says whether the files are current.
 """
 
@@ -22,7 +22,7 @@ COMMAND = "python -m vggt_ros.cli.generate"
 _MARKDOWN_HEAD = f"""\
 # Parameters
 
-Written by `{COMMAND}` from `vggt_ros/config.py` and
+Written by `{COMMAND}` from `vggt_ros/config/` and
 `vggt_ros/nodes/node_config.py`; do not edit.
 
 The first tables are those of the mapper; `bag_player` and `camera_source` follow at the end.

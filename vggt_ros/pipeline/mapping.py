@@ -202,7 +202,7 @@ class MappingPipeline:
         scratch.cloud()
 
     def set_config(self, config: Config) -> None:
-        """Take over the parameters that may change while mapping (`runtime` in `config.py`)."""
+        """Take over the parameters that may change while mapping (`runtime` in `config/`)."""
         self.config = config
         self.map.config = config.map
         self.aligner.config = config.align
