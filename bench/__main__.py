@@ -1,4 +1,4 @@
-"""`python -m bench [NAME ...]`: measure, print, and write `bench/results.md`."""
+"""`python -m bench [NAME ...]`: measure, print, and write to `bench/results.md`."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def main() -> int:
         sections[name] = importlib.import_module(f"bench.{name}").figures()
         print(f"\n## {titles[name]} ({time.perf_counter() - start:.0f} s)")
         print(_table(sections[name]), flush=True)
-    if not args.names:
-        _write(sections)
+        _write({name: sections[name]})
     missed = [f for figures in sections.values() for f in figures if f.met is False]
     print(f"\n{len(missed)} goals missed" + "".join(f"\n  {f.name}" for f in missed))
     return 0
@@ -69,12 +68,35 @@ def _table(figures: list[Figure]) -> str:
 
 
 def _write(sections: dict[str, list[Figure]]) -> None:
-    text = ["# Results", "", "Written by `make bench`; compare ratios, absolute times drift.", ""]
-    text += [f"* {key}: {value}" for key, value in machine().items()]
+    """Put sections into `results.md`; those that were not measured stay as they are."""
+    path = REPOSITORY / "bench" / "results.md"
+    facts = machine()
+    commit = facts.pop("commit")
+    titles = SECTIONS | ON_REQUEST
+    known = _sections(path.read_text()) if path.exists() else {}
     for name, figures in sections.items():
-        text += ["", f"## {SECTIONS[name]}", "", _table(figures)]
-    with atomic_write(REPOSITORY / "bench" / "results.md") as file:
+        known[titles[name]] = f"Measured at commit {commit}.\n\n{_table(figures)}"
+    text = [
+        "# Results",
+        "",
+        "Written by `make bench` and `python -m bench NAME ...`; compare ratios, times drift.",
+        "",
+        *(f"* {key}: {value}" for key, value in facts.items()),
+    ]
+    for title in titles.values():
+        if title in known:
+            text += ["", f"## {title}", "", known[title]]
+    with atomic_write(path) as file:
         file.write(("\n".join(text) + "\n").encode())
+
+
+def _sections(text: str) -> dict[str, str]:
+    """What stands under each title of `results.md`."""
+    found = {}
+    for part in text.split("\n## ")[1:]:
+        title, _, body = part.partition("\n")
+        found[title] = body.strip()
+    return found
 
 
 if __name__ == "__main__":
