@@ -9,10 +9,28 @@ from vggt_ros.mapping.open3d_import import load_libusb
 
 load_libusb()  # tests read files with Open3D, and this machine may lack what it links against
 
+
+
+def free_domain():
+    """A ROS domain that nothing on this machine uses, nor has left a mailbox of.
+
+    Ports of a domain begin at 7400 + 250 * domain (RTPS 9.6.1.1); Fast DDS keeps a file in shared
+    memory for each, also of processes that were killed, over which messages may get lost.
+    """
+    shared_memory = Path("/dev/shm")
+    used = {f.name for f in shared_memory.glob("fastrtps_port*")} if shared_memory.is_dir() else ()
+    first = os.getpid() % 100
+    for k in range(100):
+        domain = 1 + (first + k) % 100
+        if not any(f"fastrtps_port{7400 + 250 * domain + port}" in used for port in range(250)):
+            return domain
+    return 1 + first
+
+
 # Before anything imports rclpy: tests neither hear other ROS graphs of the network nor disturb
 # them, and two runs on one machine keep apart.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
