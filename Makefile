@@ -75,7 +75,7 @@ MINUTES ?= 10
 soak: $(VENV)/.installed  ## the mapper for MINUTES (10): memory, latency, lifecycle; out/soak.json
 	@$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
-docs: $(VENV)/.installed  ## write config/default.yaml and docs/parameters.md anew
+docs: $(VENV)/.installed  ## write config/default.yaml, docs/parameters.md and diagnostics.md anew
 	@$(BIN)/python -m vggt_ros.cli.generate
 
 colcon: $(COLCON_VENV)/.colcon  ## colcon build and colcon test against the wheels

@@ -170,3 +170,7 @@ def _summarise(records: Sequence[Mapping[str, Any]]) -> None:
         f"\nFastest configuration:\n  {best['quant_mode']} / {best['precision']} → "
         f"{best['fps']:.2f} FPS ({best['mean_ms']:.2f} ms)"
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

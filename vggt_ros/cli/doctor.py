@@ -28,7 +28,7 @@ _REQUIRED = {
 }
 """Import name to the package of pip, and that of apt where a distribution must have apt's."""
 
-_OF_DISTRIBUTION = ("cv_bridge", "tf2_ros", "sensor_msgs_py", "diagnostic_updater", "launch_ros")
+_OF_DISTRIBUTION = ("cv_bridge", "tf2_ros", "launch_ros")
 """Named in package.xml: a distribution has them, the wheels of PyPI do not."""
 
 _OPTIONAL = {
@@ -37,7 +37,7 @@ _OPTIONAL = {
     "torch": ("torch", "VGGT and Depth Anything in PyTorch"),
     "onnxruntime": ("onnxruntime", "networks on a CPU"),
     "openvino": ("openvino", "networks on an Intel CPU"),
-    "tensorrt": ("tensorrt", "networks on an NVIDIA GPU"),
+    "tensorrt": ("'.[tensorrt]'", "networks on an NVIDIA GPU; on Jetson it comes with JetPack"),
 }
 
 
@@ -179,7 +179,7 @@ def _of_distribution(module: str, on_distribution: bool) -> Finding:
 
 def _optional(module: str, package: str, purpose: str) -> Finding:
     if importlib.util.find_spec(module) is not None:
-        return Finding(module, OK, _version(package) or "found")
+        return Finding(module, OK, _version(package) or _version(module) or "found")
     return Finding(module, OPTIONAL, purpose, f"pip install {package}")
 
 

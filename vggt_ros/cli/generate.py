@@ -1,7 +1,8 @@
-"""Write what is made from the code: `config/default.yaml` and `docs/parameters.md`.
+"""Write from the code `config/default.yaml`, `docs/parameters.md` and `docs/diagnostics.md`.
 
-Run `python -m vggt_ros.cli.generate` after a change of `vggt_ros/config/` or
-`vggt_ros/nodes/node_config.py`; with `--check` it only says whether the files are current.
+Run `python -m vggt_ros.cli.generate` after a change of `vggt_ros/config/`,
+`vggt_ros/nodes/node_config.py` or `vggt_ros/nodes/finding_texts.py`; with `--check` it only says
+whether the files are current.
 """
 
 from __future__ import annotations

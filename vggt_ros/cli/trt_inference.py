@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -228,3 +229,7 @@ def _validate(engine: Engine, images: NDArray[Any], first: dict[str, NDArray[Any
     for name, array in first.items():
         if not np.allclose(array, again[name], rtol=1e-3, atol=1e-4, equal_nan=True):
             print(f"[WARNING] output {name} varies from call to call")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -248,3 +248,7 @@ def logged(path: Path) -> Iterator[None]:
             root.removeHandler(handler)
             handler.close()
         root.setLevel(before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -60,7 +60,8 @@ PIPELINE: dict[str, Kind] = {
         "a fault of the program itself, not of one image: the worker thread failed "
         "`max_internal_errors` times in a row, or ended",
         "the log has the traceback: report it; `ros2 lifecycle set /mapper configure` starts "
-        "again, `after_error: exit` lets launch respawn the node",
+        "again; `after_error: exit` ends the process and the launch, so that systemd starts "
+        "both again",
     ),
     "unscaled": Kind(
         WARN,

@@ -92,7 +92,8 @@ class MapperConfig(Config):
     after_error: str = parameter(
         "unconfigured",
         "where error processing ends; unconfigured: it can be configured again; finalized: it "
-        "cannot; exit: the process ends with exit code 1, for a launch file that respawns it",
+        "cannot; exit: the process ends with exit code 1, and the launch with it, so that systemd "
+        "starts both again",
         choices=("unconfigured", "finalized", "exit"),
         runtime=True,
     )
