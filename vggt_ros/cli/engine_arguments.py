@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -115,8 +116,17 @@ class ToolParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def run_tool(name: str, work: Callable[[], int]) -> int:
-    """Run a tool; errors of ours become one line on stderr and exit code 1."""
+def run_tool(name: str, work: Callable[[], int], is_verbose: bool | None = None) -> int:
+    """Run a tool; errors of ours become one line on stderr and exit code 1.
+
+    Args:
+        name: that errors begin with.
+        work: returns the exit code.
+        is_verbose: logs all, or warnings alone; None: the tool has its own logging.
+    """
+    if is_verbose is not None:
+        level = logging.DEBUG if is_verbose else logging.WARNING
+        logging.basicConfig(level=level, format="[%(levelname)s] %(message)s")
     try:
         return work()
     except VggtRosError as error:

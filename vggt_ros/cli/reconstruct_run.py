@@ -243,6 +243,10 @@ def _check_poses(run: Run, frame_set: FrameSet, poses: dict[str, Rigid3]) -> Non
         CalibrationError: they are of another convention, which is named.
     """
     if len(poses) < 2:
+        if run.plan.check_projection:
+            run.notes.append(
+                f"--validate-projection: expected poses of two cameras or more, got {len(poses)}"
+            )
         return
     origin = str(run.plan.options.poses or "of the rig")
     check = check_pose_convention(frame_set, poses, origin)
