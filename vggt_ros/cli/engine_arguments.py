@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from vggt_ros.cli.logs import log_to_stderr
 from vggt_ros.errors import EngineError, VggtRosError, nearest
 from vggt_ros.inference.backend import BACKENDS, BackendOptions
 from vggt_ros.models.vggt_config import PATCH
@@ -125,8 +125,7 @@ def run_tool(name: str, work: Callable[[], int], is_verbose: bool | None = None)
         is_verbose: logs all, or warnings alone; None: the tool has its own logging.
     """
     if is_verbose is not None:
-        level = logging.DEBUG if is_verbose else logging.WARNING
-        logging.basicConfig(level=level, format="[%(levelname)s] %(message)s")
+        log_to_stderr("DEBUG" if is_verbose else "WARNING", "[%(levelname)s] %(message)s")
     try:
         return work()
     except VggtRosError as error:

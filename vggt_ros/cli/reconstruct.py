@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vggt_ros.cli.arguments import count, count_or_zero, not_negative, positive
 from vggt_ros.cli.flags import FlagParser
+from vggt_ros.cli.logs import log_to_stderr
 from vggt_ros.errors import VggtRosError
 
 ALIGN_MODELS = ("auto", "scale", "scale_shift", "invdepth_scale_shift")
@@ -287,11 +288,7 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None, prog: str = "inference_pcd") -> int:
     """Run as a command of its own; errors of ours become one line and exit code 1."""
     args = build_parser(prog).parse_args(arguments)
-    logging.basicConfig(
-        level=args.log_level or "INFO",
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    log_to_stderr(args.log_level or "INFO")
     try:
         return run(args)
     except VggtRosError as error:
