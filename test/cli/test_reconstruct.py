@@ -103,7 +103,10 @@ def test_without_poses_it_bootstraps_by_itself(folders, tmp_path):
     assert report["bootstrapper"] == "sfm"
     assert report["unit"] == "unscaled"
     assert report["sets"]["received"] == 2
-    assert "comment unit unscaled" in (tmp_path / "out" / "map_updated.ply").read_text()[:400]
+    for name in ("bootstrap_map.ply", "map_updated.ply"):
+        header = (tmp_path / "out" / name).read_text()[:400]
+        assert "comment unit unscaled" in header
+        assert "comment frame map_unscaled" in header
     with np.load(tmp_path / "out" / "tsdf_volume.npz") as file:
         coords, values = file["coords"], file["values"]
         weights, colours = file["weights"], file["colours"]

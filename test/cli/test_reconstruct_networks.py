@@ -137,13 +137,18 @@ def test_hugging_face_weights_that_are_not_there(folders, tmp_path, capsys):
 
 def test_defaults_are_those_of_the_documents():
     args = reconstruct.build_parser().parse_args([])
-    assert (args.source, args.frame_step, args.seed, args.test_mode) == ("images", 1, 42, 0)
+    assert (args.frame_step, args.seed, args.test_mode) == (1, 42, 0)
     assert (args.dataset, args.undistort, args.pose_source) == ("generic", "auto", "auto")
     assert reconstruct.NUM_CAMS == 8
     assert reconstruct.DEPTH_ENGINE_DIR == "onnx_exports/depth_anything"
     from vggt_ros.cli.reconstruct_plan import make_plan
 
-    assert make_plan(args).config.map.voxel_m == reconstruct.UNSCALED_VOXEL  # no metre is known
+    plan = make_plan(args)
+    assert plan.kind == "images"
+    assert plan.config.map.voxel_m == reconstruct.UNSCALED_VOXEL  # no metre is known
+    options = plan.options
+    assert (options.fps, options.idle_s, options.max_skew_ms) == (10.0, 30.0, 40.0)
+    assert options.open_timeout_s == 10.0
     scale = ("--set", "scale.metres_per_unit=1.0")
     plan = make_plan(reconstruct.build_parser().parse_args(scale))
     assert plan.config.map.voxel_m == 0.01

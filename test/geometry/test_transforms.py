@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vggt_ros.geometry import Rigid3, Sim3
-from vggt_ros.geometry.rigid3 import rotation_angle, rotation_from_vector
+from vggt_ros.geometry.rigid3 import (
+    rotation_angle,
+    rotation_from_vector,
+    rotation_vector,
+    skew,
+)
 
 coordinate = st.floats(-10, 10)
 vectors = st.tuples(coordinate, coordinate, coordinate)
@@ -35,6 +40,17 @@ def test_rigid_round_trips(a):
     assert np.allclose(Rigid3.from_matrix(a.matrix).matrix, a.matrix, atol=1e-14)
     back = Rigid3.from_quaternion(a.quaternion_xyzw, a.translation)
     assert np.allclose(back.matrix, a.matrix, atol=1e-12)
+
+
+@given(rotation_vectors)
+def test_rotation_vectors_round_trip(vector):
+    vector = np.array(vector) * (min(1.0, 3.1 / max(np.linalg.norm(vector), 1e-300)))
+    assert np.allclose(rotation_vector(rotation_from_vector(vector)), vector, atol=1e-10)
+
+
+@given(vectors, vectors)
+def test_skew_is_the_cross_product(a, b):
+    assert np.allclose(skew(a) @ b, np.cross(a, b), atol=1e-12)
 
 
 @given(sims, sims, vectors)

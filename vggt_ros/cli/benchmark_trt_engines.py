@@ -7,7 +7,6 @@ one that is not right is told and left out, and the exit code is then 1.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,11 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; exit code 1 if an engine could not be timed."""
     args = build_parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if args.verbose_runner else logging.WARNING,
-        format="[%(levelname)s] %(message)s",
-    )
-    return run_tool("benchmark_trt_engines", lambda: run(args))
+    return run_tool("benchmark_trt_engines", lambda: run(args), args.verbose_runner)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from vggt_ros.cli.logs import log_to_stderr
 from vggt_ros.errors import EngineError, VggtRosError, nearest
 from vggt_ros.inference.backend import BACKENDS, BackendOptions
 from vggt_ros.models.vggt_config import PATCH
@@ -115,8 +116,16 @@ class ToolParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def run_tool(name: str, work: Callable[[], int]) -> int:
-    """Run a tool; errors of ours become one line on stderr and exit code 1."""
+def run_tool(name: str, work: Callable[[], int], is_verbose: bool | None = None) -> int:
+    """Run a tool; errors of ours become one line on stderr and exit code 1.
+
+    Args:
+        name: that errors begin with.
+        work: returns the exit code.
+        is_verbose: logs all, or warnings alone; None: the tool has its own logging.
+    """
+    if is_verbose is not None:
+        log_to_stderr("DEBUG" if is_verbose else "WARNING", "[%(levelname)s] %(message)s")
     try:
         return work()
     except VggtRosError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from importlib import import_module
 
 from vggt_ros import __version__
 from vggt_ros.cli.flags import FlagParser
+from vggt_ros.cli.logs import log_to_stderr
 from vggt_ros.errors import VggtRosError
 
 _COMMANDS = (
@@ -64,11 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; errors of ours become one line on stderr and exit code 1."""
     args = build_parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.INFO,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    log_to_stderr("DEBUG" if args.verbose else "INFO")
     try:
         code = int(args.run(args))
         sys.stdout.flush()  # a closed pipe shows here and not while the interpreter ends

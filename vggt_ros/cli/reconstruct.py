@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vggt_ros.cli.arguments import count, count_or_zero, not_negative, positive
 from vggt_ros.cli.flags import FlagParser
+from vggt_ros.cli.logs import log_to_stderr
 from vggt_ros.errors import VggtRosError
 
 ALIGN_MODELS = ("auto", "scale", "scale_shift", "invdepth_scale_shift")
@@ -50,7 +51,7 @@ examples:
 OUT_DIR gets bootstrap_map.ply, map_updated.ply, tsdf_volume.npz (--fusion tsdf), metrics.json,
 per_camera_calib.json (of fitted depth), depth_metric/ (--save_per_frame_depth 1), report.json,
 preview.png, intrinsics.json, poses.json, and what `vggt-ros export OUT_DIR` needs.
-docs/sources.md says what every flag does.
+docs/reconstruct.md says what every flag does.
 """
 
 
@@ -81,7 +82,7 @@ def build_parser(prog: str = "inference_pcd") -> argparse.ArgumentParser:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Every flag of `inference_pcd`; one that is not given is None, so that it is known."""
+    """Every flag of `inference_pcd`; those that do not always count are None if not given."""
     _add_input(parser.add_argument_group("images"))
     _add_cameras(parser.add_argument_group("cameras and calibration"))
     _add_bootstrap(parser.add_argument_group("bootstrap"))
@@ -94,8 +95,7 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
     add(
         "--source",
         choices=("images", "videos", "webcams"),
-        default="images",
-        help="default images",
+        help="default: that of --images, --videos, --webcams which is given, else images",
     )
     add("--images", metavar="DIR", help="one folder per camera, or a flat folder")
     add(
@@ -120,22 +120,19 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
     add("--frame_step", "--frame-stride", type=count, default=1, help="every N-th; default 1")
     add("--frame-index", type=count_or_zero, default=0, metavar="N", help="begin with this frame")
     add("--max_batches", type=count, metavar="N", help="end after so many sets")
-    add("--fps", type=positive, default=10.0, help="of image folders; default 10")
+    add("--fps", type=positive, help="of image folders; default 10")
     add(
         "--idle_s",
         type=positive,
-        default=30.0,
         metavar="S",
         help="--images_live ends when nothing has come for so long; default 30",
     )
-    add("--max_skew_ms", type=positive, default=40.0, metavar="MS", help="of webcams; default 40")
-    add(
-        "--open_timeout_s", type=positive, default=10.0, metavar="S", help="of webcams; default 10"
-    )
-    add("--width", type=count, default=0, metavar="PX", help="that webcams are asked for")
-    add("--height", type=count, default=0, metavar="PX", help="the same")
-    add("--device_rate_hz", type=positive, default=0.0, metavar="HZ", help="the same")
-    add("--fourcc", default="", metavar="CODE", help="the same, such as MJPG")
+    add("--max_skew_ms", type=positive, metavar="MS", help="of webcams; default 40")
+    add("--open_timeout_s", type=positive, metavar="S", help="of webcams; default 10")
+    add("--width", type=count, metavar="PX", help="that webcams are asked for")
+    add("--height", type=count, metavar="PX", help="the same")
+    add("--device_rate_hz", type=positive, metavar="HZ", help="the same")
+    add("--fourcc", metavar="CODE", help="the same, such as MJPG")
 
 
 def _add_cameras(group: argparse._ArgumentGroup) -> None:
@@ -199,7 +196,12 @@ def _add_bootstrap(group: argparse._ArgumentGroup) -> None:
         help="auto: vggt with --vggt_engine, else rig with --poses, else sfm (structure from "
         "motion)",
     )
-    add("--initial_map", type=Path, metavar="FILE", help=".ply or .npz; no bootstrap; needs poses")
+    add(
+        "--initial_map",
+        type=Path,
+        metavar="FILE",
+        help=".ply, .pcd or .npz; no bootstrap; needs poses",
+    )
     add(
         "--test_mode",
         type=int,
@@ -233,8 +235,7 @@ def _add_depth(group: argparse._ArgumentGroup) -> None:
     add(
         "--trt_precision",
         choices=PRECISIONS,
-        default="auto",
-        help="of the engine that is chosen; auto: fp16 first",
+        help="of the engine that is chosen; default auto: fp16 first",
     )
     add("--align_model", choices=ALIGN_MODELS, help="default auto: by the kind of depth")
     add(
@@ -287,11 +288,7 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None, prog: str = "inference_pcd") -> int:
     """Run as a command of its own; errors of ours become one line and exit code 1."""
     args = build_parser(prog).parse_args(arguments)
-    logging.basicConfig(
-        level=args.log_level or "INFO",
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    log_to_stderr(args.log_level or "INFO")
     try:
         return run(args)
     except VggtRosError as error:

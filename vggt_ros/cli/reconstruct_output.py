@@ -20,6 +20,7 @@ from vggt_ros.export.scene_files import write_features
 from vggt_ros.export.trajectory import StampedPose, static_poses, write_tum
 from vggt_ros.parameters import dump_config
 from vggt_ros.pipeline.mapping import MappingPipeline, StepResult
+from vggt_ros.pipeline.report import map_frame
 from vggt_ros.preview import write_preview
 from vggt_ros.types import AlignedScene, DepthMap, PointCloud
 
@@ -227,9 +228,8 @@ def _whole_cloud(pipeline: MappingPipeline) -> PointCloud:
     """The map with all that was seen at least once; after one set nothing was seen often."""
     cloud = pipeline.map.cloud(1)
     metric = pipeline.scene is not None and pipeline.scene.scale.is_metric
-    return PointCloud(
-        cloud.points, cloud.colours, frame=pipeline.config.frame.map, is_metric=metric
-    )
+    frame = map_frame(pipeline.config.frame.map, pipeline.scene)
+    return PointCloud(cloud.points, cloud.colours, frame=frame, is_metric=metric)
 
 
 def write_cameras(folder: Path, scene: AlignedScene) -> None:

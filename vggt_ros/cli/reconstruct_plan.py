@@ -14,6 +14,7 @@ from typing import Any
 
 from vggt_ros.cli import reconstruct as flags
 from vggt_ros.cli.reconstruct_engines import depth_engine, hugging_face, vggt_engine
+from vggt_ros.cli.reconstruct_flags import Chosen, find_source, refuse, unused
 from vggt_ros.config import Config
 from vggt_ros.errors import ConfigError, EngineError
 from vggt_ros.parameters import config_from_flat, load_config
@@ -59,7 +60,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
         CalibrationError: a rig file with impossible values.
     """
     notes: list[str] = []
-    _refuse(args)
+    if (args.dataset_root is None) != (args.scene is None):
+        raise ConfigError("--dataset-root and --scene: expected both or neither")
+    find_source(args)
+    refuse(args)
     rig = load_rig(args.rig) if args.rig else None
     _find_input(args)
     rig = _dataset_cameras(args, rig)
@@ -67,9 +71,11 @@ def make_plan(args: argparse.Namespace) -> Plan:
     initial_map = _initial_map(args, has_poses, notes)
     bootstrap = _bootstrap(args, has_poses, initial_map, notes)
     depth = _depth(args, bootstrap)
-    config = _config(args, bootstrap, depth, has_poses, notes)
+    config = _config(args, bootstrap, depth, has_poses)
+    has_engine = bool(args.depth_engine or config.depth_anything.engine)
     config = _with_engines(args, config, notes)
-    _note_unused(args, config, notes)
+    picks = config.depth == "depth_anything" and not has_engine
+    notes += unused(Chosen(args, config, _limit(args), has_poses, picks))
     for note in notes:
         _LOG.info("%s", note)
     limit = _limit(args)
@@ -86,7 +92,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         args.max_batches or 0,
         args.depth_workers or 0,
         args.undistort,
-        args.validate_projection,
+        args.validate_projection and has_poses,
         args.debug_geo,
         args.log_depth_stats,
         bool(args.save_per_frame_depth),
@@ -94,38 +100,13 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
 
 
-def _refuse(args: argparse.Namespace) -> None:
-    if args.vggt_norm:
-        raise ConfigError(
-            f"--vggt-norm {args.vggt_norm}: the passport of the engine says how its input is "
-            "normalised; leave the flag out (wrong: make the engine anew, vggt-ros engine export)"
-        )
-    if args.hf_fallback:
-        raise ConfigError(
-            "--hf-fallback: no network stands in for another; choose with --vggt-backend "
-            "huggingface, or --bootstrap sfm"
-        )
-    if args.views and args.view_select != "first":
-        raise ConfigError("--views and --view-select: expected one of them, got both")
-    if args.random_views and args.view_select != "first":
-        raise ConfigError("--random_views and --view-select: expected one of them, got both")
-    if args.smooth_scale is not None and args.smooth_scale > 1:
-        raise ConfigError(f"--smooth_scale: expected 0 to 1, got {args.smooth_scale:g}")
-    if args.frame_index and (args.source == "webcams" or args.images_live is not None):
-        raise ConfigError("--frame-index: means nothing for what is live")
-
-
 def _find_input(args: argparse.Namespace) -> None:
     """Fill in the folder that `--dataset-root` and `--scene` name."""
-    if (args.dataset_root is None) != (args.scene is None):
-        raise ConfigError("--dataset-root and --scene: expected both or neither")
-    if args.dataset == "deepview":
-        if args.scene is None:
-            raise ConfigError("--dataset deepview: expected --dataset-root and --scene")
-        args.source = "videos"
-    if args.scene is not None and args.source != "webcams" and not getattr(args, args.source):
+    if args.dataset == "deepview" and args.scene is None:
+        raise ConfigError("--dataset deepview: expected --dataset-root and --scene")
+    if args.scene is not None:
         setattr(args, args.source, str(Path(args.dataset_root) / args.scene))
-    if args.source == "images" and args.images_live and not args.images:
+    if args.images_live and not args.images:
         args.images, args.images_live = args.images_live, ""
 
 
@@ -176,11 +157,7 @@ def _bootstrap(
 ) -> str:
     """Which bootstrapper the flags mean."""
     asked = str(args.bootstrap)
-    wants_vggt = [
-        f"--{name.replace('_', '-') if name != 'vggt_engine' else name}"
-        for name in ("vggt_engine", "vggt_backend", "hf_checkpoint", "hf_weights")
-        if getattr(args, name)
-    ]
+    network = (args.vggt_engine, args.vggt_backend, args.hf_checkpoint, args.hf_weights)
     if args.pose_source == "vggt":
         if asked not in ("auto", "vggt"):
             raise ConfigError(f"--pose-source vggt: contradicts --bootstrap {asked}")
@@ -197,14 +174,12 @@ def _bootstrap(
         chosen = "rig"
     elif asked != "auto":
         chosen = asked
-    elif wants_vggt:
+    elif any(network):
         chosen = "vggt"
     else:
         chosen = "rig" if has_poses else "sfm"
     if chosen == "rig" and not has_poses:
         raise ConfigError("--bootstrap rig: expected --poses (or --rig with rig_from_camera)")
-    if wants_vggt and chosen != "vggt":
-        notes.append(f"{', '.join(wants_vggt)}: not used, the bootstrap is {chosen}")
     if asked == "auto" and initial_map is None:
         notes.append(f"--bootstrap auto: {chosen}")
     return chosen
@@ -217,9 +192,7 @@ def _depth(args: argparse.Namespace, bootstrap: str) -> str:
     return "depth_anything" if bootstrap == "vggt" or any(named) else "plane_sweep"
 
 
-def _config(
-    args: argparse.Namespace, bootstrap: str, depth: str, has_poses: bool, notes: list[str]
-) -> Config:
+def _config(args: argparse.Namespace, bootstrap: str, depth: str, has_poses: bool) -> Config:
     """Defaults of the flags, then `--config`, then flags that were given, then `--set`."""
     config = _layers(args, bootstrap, depth, flags.VOXEL_M)
     if not has_poses and not config.scale.metres_per_unit:
@@ -232,8 +205,6 @@ def _config(
             "motion tf: folders, videos and webcams have no TF; give --poses with a pose for each "
             "frame, or --set motion=estimate"
         )
-    if config.map.kind != "tsdf" and args.trunc_margin is not None:
-        notes.append("--trunc_margin: only a TSDF has one (--fusion tsdf)")
     return config
 
 
@@ -285,8 +256,8 @@ def _with_engines(args: argparse.Namespace, config: Config, notes: list[str]) ->
             elif args.vggt_engine or not config.vggt.engine:
                 path = vggt_engine(args.vggt_engine, _limit(args) or flags.NUM_CAMS)
                 values["vggt.engine"] = path
-                if args.vggt_backend == "trt":
-                    values["vggt.backend"] = "tensorrt"
+            if args.vggt_backend == "trt":
+                values["vggt.backend"] = "tensorrt"
         except EngineError as error:
             problems.append(str(error))
     if config.depth == "depth_anything" and (
@@ -295,7 +266,7 @@ def _with_engines(args: argparse.Namespace, config: Config, notes: list[str]) ->
         folder = args.depth_engine_dir or flags.DEPTH_ENGINE_DIR
         try:
             values["depth_anything.engine"] = depth_engine(
-                args.depth_engine, folder, args.trt_precision
+                args.depth_engine, folder, args.trt_precision or "auto"
             )
         except EngineError as error:
             if args.depth == "auto" and args.bootstrap in ("sfm", "rig"):
@@ -310,29 +281,6 @@ def _with_engines(args: argparse.Namespace, config: Config, notes: list[str]) ->
     return config_from_flat(values, config)
 
 
-def _note_unused(args: argparse.Namespace, config: Config, notes: list[str]) -> None:
-    if config.depth == "plane_sweep":
-        for name in ("depth_engine", "depth_engine_dir", "depth_workers"):
-            if getattr(args, name):
-                notes.append(f"--{name}: not used, depth is plane_sweep")
-        for name in ("align_model", "per_camera_calib", "smooth_scale"):
-            if getattr(args, name):
-                notes.append(f"--{name}: stereo is metric as it is, no scale or shift is fitted")
-    if config.depth == "plane_sweep" and config.bootstrap != "vggt":
-        if args.trt_precision != "auto":
-            notes.append("--trt_precision: no network runs")
-    elif config.depth == "plane_sweep" and args.trt_precision != "auto":
-        notes.append(
-            "--trt_precision: --vggt_engine names the file; its passport has the precision"
-        )
-    if args.rectify_size is not None and config.bootstrap != "vggt":
-        notes.append("--rectify-size: images keep their size, no network sees them")
-    if args.hf_device and config.bootstrap != "vggt":
-        notes.append("--hf-device: VGGT does not run")
-    if args.cache_rectify_maps:
-        notes.append("--cache-rectify-maps: they are computed once a run and kept in memory")
-
-
 def _limit(args: argparse.Namespace) -> int:
     """Largest number of cameras; 0: all."""
     if args.num_cams is not None:
@@ -344,6 +292,8 @@ def _limit(args: argparse.Namespace) -> int:
 
 def _source_options(args: argparse.Namespace, limit: int) -> SourceOptions:
     start = -(-args.frame_index // args.frame_step) if args.source == "videos" else 0
+    names = ("fps", "max_skew_ms", "idle_s", "open_timeout_s")
+    times = {name: getattr(args, name) for name in names}
     return SourceOptions(
         images=args.images or "",
         images_live=args.images_live == "",
@@ -358,11 +308,10 @@ def _source_options(args: argparse.Namespace, limit: int) -> SourceOptions:
         frame_step=args.frame_step,
         intrinsics=args.intrinsics,
         poses=args.poses,
-        fps=args.fps,
-        capture=CaptureSettings(args.width, args.height, args.device_rate_hz, args.fourcc),
-        max_skew_ms=args.max_skew_ms,
-        idle_s=args.idle_s,
-        open_timeout_s=args.open_timeout_s,
+        capture=CaptureSettings(
+            args.width or 0, args.height or 0, args.device_rate_hz or 0.0, args.fourcc or ""
+        ),
+        **{name: value for name, value in times.items() if value is not None},
     )
 
 

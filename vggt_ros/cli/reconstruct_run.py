@@ -207,16 +207,17 @@ def _process(run: Run, source: ImageSource, number: int, images: tuple[StampedIm
 
 def _finish(run: Run) -> None:
     """What a rig that moves (`motion: estimate`) saw since its last window."""
-    before = _depth_total(run.pipeline)
-    began = time.perf_counter()
+    before, began = _depth_total(run.pipeline), time.perf_counter()
     try:
         result = run.pipeline.finish()
     except AlignmentError as error:
         run.failure = error
         return
     if result is not None and result.depth_maps:
-        total_ms = (time.perf_counter() - began) * 1e3
-        depth_ms = _depth_total(run.pipeline) - before
+        depth_ms, total_ms = (
+            _depth_total(run.pipeline) - before,
+            (time.perf_counter() - began) * 1e3,
+        )
         run.output.add_batch(run.batches, run.frame, result, depth_ms, total_ms)
         run.batches += 1
 
@@ -243,6 +244,8 @@ def _check_poses(run: Run, frame_set: FrameSet, poses: dict[str, Rigid3]) -> Non
         CalibrationError: they are of another convention, which is named.
     """
     if len(poses) < 2:
+        if run.plan.check_projection:
+            run.notes.append(f"--validate-projection: needs two poses, got {len(poses)}")
         return
     origin = str(run.plan.options.poses or "of the rig")
     check = check_pose_convention(frame_set, poses, origin)

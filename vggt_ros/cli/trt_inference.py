@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -83,11 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; the exit code is 0, or 1 with one line that says why."""
     args = build_parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.WARNING,
-        format="[%(levelname)s] %(message)s",
-    )
-    return run_tool("trt_inference", lambda: run(args))
+    return run_tool("trt_inference", lambda: run(args), args.verbose)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -135,13 +135,27 @@ def rotation_from_vector(vector: ArrayLike) -> Array:
     """Rodrigues: axis times angle [rad] to (3, 3)."""
     v = np.asarray(vector, np.float64).reshape(3)
     angle = float(np.linalg.norm(v))
-    x, y, z = v
-    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    cross = skew(v)
     if angle < 1e-8:  # second-order series; the next term is below 1e-24
-        return np.asarray(np.eye(3) + skew + 0.5 * skew @ skew)
+        return np.asarray(np.eye(3) + cross + 0.5 * cross @ cross)
     a = math.sin(angle) / angle
     b = (1 - math.cos(angle)) / angle**2
-    return np.asarray(np.eye(3) + a * skew + b * skew @ skew)
+    return np.asarray(np.eye(3) + a * cross + b * cross @ cross)
+
+
+def skew(vector: ArrayLike) -> Array:
+    """(3, 3) whose product with a vector is the cross product `vector x ...`."""
+    x, y, z = np.asarray(vector, np.float64).reshape(3)
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
+def rotation_vector(rotation: ArrayLike) -> Array:
+    """Axis times angle [rad] of a rotation below pi, (3,); undoes `rotation_from_vector`."""
+    r = np.asarray(rotation, np.float64)
+    axis = 0.5 * np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
+    sine = float(np.linalg.norm(axis))
+    angle = math.atan2(sine, 0.5 * (float(np.trace(r)) - 1.0))
+    return np.asarray(axis * (angle / sine if sine > 1e-12 else 1.0))
 
 
 def rotation_from_quaternion(xyzw: ArrayLike) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 from vggt_ros.config import CheckRigConfig
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3, Sim3
-from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector
+from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector, rotation_vector, skew
 from vggt_ros.pipeline.rig_fit import Bounds, fit_rig, sightings_of
 from vggt_ros.pipeline.rig_likelihood import (
     COVARIANCE_INFLATION,
@@ -219,12 +219,12 @@ class _Problem:
             turned = transform.scale * transform.rotation @ s.scene_from_camera.translation
             at, first = 6 * k, 1 + 6 * sets.index(s.frame_set)
             self._residuals[at : at + 3] = pose.translation - s.rig_from_camera.translation
-            self._residuals[at + 3 : at + 6] = _rotation_vector(
+            self._residuals[at + 3 : at + 6] = rotation_vector(
                 pose.rotation @ s.rig_from_camera.rotation.T
             )
             # scale; turn and shift of the set
             self._jacobian[at : at + 3, 0] = turned
-            self._jacobian[at : at + 3, first : first + 3] = -_skew(turned)
+            self._jacobian[at : at + 3, first : first + 3] = -skew(turned)
             self._jacobian[at : at + 3, first + 3 : first + 6] = np.eye(3)
             self._jacobian[at + 3 : at + 6, first : first + 3] = np.eye(3)
             # `pose_covariance`: centres in scene; turns t with camera_from_scene' = exp(t) ...
@@ -385,22 +385,3 @@ def _along(vector: Float64, covariance: Float64) -> float:
         return math.sqrt(float(np.trace(covariance)) / 3)
     unit = vector / length
     return math.sqrt(max(float(unit @ covariance @ unit), 0.0))
-
-
-def _skew(v: Float64) -> Float64:
-    x, y, z = v
-    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-
-
-def _rotation_vector(rotation: Float64) -> Float64:
-    """Axis times angle [rad] of a rotation below pi."""
-    axis = 0.5 * np.array(
-        [
-            rotation[2, 1] - rotation[1, 2],
-            rotation[0, 2] - rotation[2, 0],
-            rotation[1, 0] - rotation[0, 1],
-        ]
-    )
-    sine = float(np.linalg.norm(axis))
-    angle = math.atan2(sine, 0.5 * (float(np.trace(rotation)) - 1))
-    return np.asarray(axis * (angle / sine if sine > 1e-12 else 1.0))

@@ -13,10 +13,10 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -55,6 +55,16 @@ from vggt_ros.types import (
 )
 
 logger = logging.getLogger(__name__)
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class _Map(Protocol):
+    """`map`, or that of a pool of threads."""
+
+    def __call__(self, work: Callable[[_In], _Out], items: Iterable[_In], /) -> Iterator[_Out]: ...
+
 
 MIN_SIZE_PX = 32
 """Smaller images do not hold the windows."""
@@ -160,6 +170,11 @@ class PlaneSweep:
         """
         if not self._poses:
             raise AlignmentError("plane sweep: expected prepare(scene) first, got no camera poses")
+        workers = max(1, min(_cores(), len(frame_set.frames)))
+        with ThreadPoolExecutor(workers, "plane_sweep") as pool:
+            return self._estimate_all(frame_set, pool.map)
+
+    def _estimate_all(self, frame_set: FrameSet, apply: _Map) -> list[DepthPrediction]:
         frames = [f for f in frame_set.frames if f.camera in self._poses]
         present = {f.camera for f in frames}
         served = []
@@ -169,12 +184,10 @@ class PlaneSweep:
                 served.append((frame.camera, sources[: self.config.max_sources]))
             else:
                 logger.debug("plane sweep: no source for %s in this set", frame.camera)
-        workers = max(1, min(_cores(), len(frames)))
-        with ThreadPoolExecutor(workers, "plane_sweep") as pool:
-            images = {i.frame.camera: i for i in pool.map(self._load, frames)}
-            estimates = list(pool.map(lambda job: self._estimate(job[0], job[1], images), served))
-            by_camera = {e.image.frame.camera: e for e in estimates}
-            return list(pool.map(lambda e: self._finish(e, by_camera), estimates))
+        images = {i.frame.camera: i for i in apply(self._load, frames)}
+        estimates = list(apply(lambda job: self._estimate(job[0], job[1], images), served))
+        by_camera = {e.image.frame.camera: e for e in estimates}
+        return list(apply(lambda e: self._finish(e, by_camera), estimates))
 
     def _load(self, frame: Frame) -> _Image:
         model = frame.model
@@ -344,7 +357,10 @@ def _resized(
 
 @functools.cache
 def _compile() -> None:
-    """Run everything once on a tiny set, so that no frame waits for the compiler."""
+    """Run everything once on a tiny set, so that no frame waits for the compiler.
+
+    In this thread: whoever interrupts it need not wait until all is compiled.
+    """
     model = CameraModel(48, 36, 40.0, 40.0, 23.5, 17.5)
     cameras = ("a", "b", "c")
     rgb = np.random.default_rng(0).integers(0, 255, (36, 48, 3), np.uint8)
@@ -366,4 +382,4 @@ def _compile() -> None:
         )
         sweep = PlaneSweep(PlaneSweepConfig())
         sweep._take_over(scene)
-        sweep.estimate(FrameSet(0, tuple(Frame(n, 0, rgb, model) for n in names)))
+        sweep._estimate_all(FrameSet(0, tuple(Frame(n, 0, rgb, model) for n in names)), map)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggt_ros.geometry import CameraModel, Rigid3
-from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector
+from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector, rotation_vector
 from vggt_ros.types import Float64
 
 Ints = NDArray[np.int64]
@@ -181,7 +181,7 @@ def _gauss_newton(
     np.add.at(w, (tracks.views, tracks.tracks), cross)
     prior = np.diag([1 / sigmas[0] ** 2] * 3 + [1 / sigmas[1] ** 2] * 3)
     for k, (pose, known) in enumerate(zip(poses, given, strict=True)):
-        turn = _rotation_vector(known.rotation.T @ pose.rotation)
+        turn = rotation_vector(known.rotation.T @ pose.rotation)
         u[k] += prior
         g[k] += prior @ np.concatenate([turn, pose.translation - known.translation])
     v += 1e-9 * np.trace(v, axis1=1, axis2=2)[:, None, None] * np.eye(3)
@@ -244,12 +244,3 @@ def _rays(
     rotations = np.array([p.rotation for p in poses])[tracks.views]
     centres = np.array([p.translation for p in poses])[tracks.views]
     return centres, np.einsum("nij,nj->ni", rotations, rays)
-
-
-def _rotation_vector(rotation: Float64) -> Float64:
-    """Logarithm of a rotation of less than 90 degrees."""
-    skew = 0.5 * (rotation - rotation.T)
-    axis = np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
-    sine = float(np.linalg.norm(axis))
-    stretch = 1.0 if sine < 1e-9 else float(np.arcsin(min(sine, 1.0))) / sine
-    return np.asarray(axis * stretch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vggt_ros.geometry import Rigid3, Sim3
-from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector
+from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector, rotation_vector, skew
 from vggt_ros.types import CameraResidual, Float64
 
 COVARIANCE_INFLATION = 3.0
@@ -241,11 +241,11 @@ class RigLikelihood:
             at, first = 3 * k, 1 + 6 * self._sets.index(s.frame_set)
             residuals[at : at + 3] = s.rig_from_camera.translation - turned - transform.translation
             jacobian[at : at + 3, 0] = turned
-            jacobian[at : at + 3, first : first + 3] = -_skew(turned)
+            jacobian[at : at + 3, first : first + 3] = -skew(turned)
             jacobian[at : at + 3, first + 3 : first + 6] = np.eye(3)
             at += 3 * count
             off = s.rig_from_scene_rotation @ transform.rotation.T
-            residuals[at : at + 3] = _rotation_vector(off)
+            residuals[at : at + 3] = rotation_vector(off)
             jacobian[at : at + 3, first : first + 3] = np.eye(3)
         sigmas = np.repeat([self.centre_sigma, self.rotation_sigma], 3 * count)
         return jacobian, residuals, sigmas
@@ -276,25 +276,6 @@ class RigLikelihood:
             (float((residuals[:half] ** 2).sum()), float((residuals[half:] ** 2).sum())),
             (max(float(free[:half].sum()), 0.0), max(float(free[half:].sum()), 0.0)),
         )
-
-
-def _skew(v: Float64) -> Float64:
-    x, y, z = v
-    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-
-
-def _rotation_vector(rotation: Float64) -> Float64:
-    """Axis times angle [rad] of a rotation below pi."""
-    axis = 0.5 * np.array(
-        [
-            rotation[2, 1] - rotation[1, 2],
-            rotation[0, 2] - rotation[2, 0],
-            rotation[1, 0] - rotation[0, 1],
-        ]
-    )
-    sine = float(np.linalg.norm(axis))
-    angle = math.atan2(sine, 0.5 * (float(np.trace(rotation)) - 1))
-    return np.asarray(axis * (angle / sine if sine > 1e-12 else 1.0))
 
 
 def _student_factor(freedom: float) -> float:
