@@ -159,6 +159,23 @@ def test_ctrl_c_while_mapping(recording, tmp_path, again_after_s):
     assert "numba" not in error  # -v is about us, and its millions of lines take a minute
 
 
+def test_ctrl_c_that_a_callback_from_c_swallows(monkeypatch, capsys):
+    """As numba's do while it compiles."""
+    import ctypes
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    def work(args):
+        ctypes.CFUNCTYPE(None)(interrupted)()
+        for _ in range(600):
+            time.sleep(0.1)
+        return 0
+
+    assert run_with(monkeypatch, work) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_closed_pipe_is_no_traceback(tmp_path):
     """`vggt-ros ... | head -1`."""
     reading, writing = os.pipe()

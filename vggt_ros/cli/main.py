@@ -11,6 +11,7 @@ from importlib import import_module
 
 from vggt_ros import __version__
 from vggt_ros.cli.flags import FlagParser
+from vggt_ros.cli.interrupts import hearing_lost_interrupts
 from vggt_ros.cli.logs import log_to_stderr
 from vggt_ros.errors import VggtRosError
 
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     log_to_stderr("DEBUG" if args.verbose else "INFO")
     try:
-        code = int(args.run(args))
+        with hearing_lost_interrupts():
+            code = int(args.run(args))
         sys.stdout.flush()  # a closed pipe shows here and not while the interpreter ends
         return code
     except VggtRosError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vggt_ros.cli.arguments import count, count_or_zero, not_negative, positive
 from vggt_ros.cli.flags import FlagParser
+from vggt_ros.cli.interrupts import hearing_lost_interrupts
 from vggt_ros.cli.logs import log_to_stderr
 from vggt_ros.errors import VggtRosError
 
@@ -290,7 +291,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "inference_pcd") ->
     args = build_parser(prog).parse_args(arguments)
     log_to_stderr(args.log_level or "INFO")
     try:
-        return run(args)
+        with hearing_lost_interrupts():
+            return run(args)
     except VggtRosError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
