@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from vggt_ros.geometry import Rigid3, Sim3
+from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.motion.poses import mean_pose
 from vggt_ros.rig import Rig
 from vggt_ros.types import (
@@ -26,6 +26,8 @@ from vggt_ros.types import (
 
 Key = tuple[str, int]
 """Camera and stamp [ns] of a view's set."""
+NO_TRANSFORM = "no transform"
+"""Why a set is dropped of which nobody said where the rig was."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +125,18 @@ class Locator(Protocol):
         ...
 
     @property
+    def models(self) -> dict[str, CameraModel]:
+        """Intrinsics, with distortion, that were found or given so far."""
+        ...
+
+    @property
     def keyframes(self) -> int:
         """Sets with a place."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the images and features that are kept of keyframes."""
         ...
 
     @property
@@ -167,10 +179,10 @@ def as_rig(located: Located) -> PseudoRig:
     return PseudoRig(scene, FrameSet(stamp_ns, tuple(frames)), keys)
 
 
-def rig_from_cameras(
+def map_from_rig_by_cameras(
     map_from_camera: Mapping[str, Rigid3], rig_from_camera: Mapping[str, Rigid3]
 ) -> Rigid3 | None:
-    """`map_from_rig` from the cameras of one instant; None where no camera's place is known."""
+    """Where the rig was by its cameras of one instant; None where no camera's place is known."""
     found = [
         pose @ rig_from_camera[name].inverse()
         for name, pose in map_from_camera.items()
