@@ -19,7 +19,7 @@ from vggt_ros.mapping.cloud import thin_to
 from vggt_ros.mapping.updates import inside
 from vggt_ros.nodes import conversions, qos
 from vggt_ros.nodes.calibration import Calibrated
-from vggt_ros.nodes.clouds import set_cloud
+from vggt_ros.nodes.clouds import newest_set, set_cloud
 from vggt_ros.nodes.latest_publisher import LatestPublisher
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.motion import Motion
@@ -33,6 +33,10 @@ from vggt_ros.types import AlignedScene, DepthMap, PointCloud, unscaled_frame
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 5.0
+
+_DEPTH_QUEUE = 50
+"""Depth images that wait: a solved window of a moving rig brings those of all its new keyframes
+at once."""
 
 
 class Outputs:
@@ -61,8 +65,10 @@ class Outputs:
         self._cameras_publisher = self._publisher(MarkerArray, "~/cameras", qos.latched())
         self._depth_publishers = {
             name: (
-                self._publisher(Image, f"~/{name}/depth/image", qos.reliable(2)),
-                self._publisher(CameraInfo, f"~/{name}/depth/camera_info", qos.reliable(2)),
+                self._publisher(Image, f"~/{name}/depth/image", qos.reliable(_DEPTH_QUEUE)),
+                self._publisher(
+                    CameraInfo, f"~/{name}/depth/camera_info", qos.reliable(_DEPTH_QUEUE)
+                ),
             )
             for name in config.cameras
         }
@@ -182,10 +188,10 @@ class Outputs:
         frame = self._map_frame
         publish = self.config.publish
         if publish.points and self._points_publisher.get_subscription_count():
-            cloud = self._cropped(set_cloud(result.depth_maps, frame, is_metric))
-            self._points_publisher.publish(
-                conversions.cloud_message(cloud, result.stamp_ns, frame)
-            )
+            skew_ns = int(self.config.ingest.max_skew_ms * 1e6)
+            newest, stamp_ns = newest_set(result.depth_maps, skew_ns)
+            cloud = self._cropped(set_cloud(newest, frame, is_metric))
+            self._points_publisher.publish(conversions.cloud_message(cloud, stamp_ns, frame))
         if publish.depth and self._depth_is_meant(is_metric):
             for depth_map in result.depth_maps:
                 self._publish_depth(depth_map)
