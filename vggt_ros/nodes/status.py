@@ -38,8 +38,8 @@ def map_status(
         message.scale_source = scene.scale.source_name
     message.scale_drift = float(health.scale_drift)
     message.motion = config.motion
-    known = health.map_from_rig is not None
-    message.map_from_rig = pose_message(health.map_from_rig) if known else _unknown_pose()
+    place = health.map_from_rig
+    message.map_from_rig = _unknown_pose() if place is None else pose_message(place)
     message.keyframes, message.loops = health.keyframes, health.loops
     message.bootstrapper = health.bootstrapper or config.bootstrap
     message.depth_estimator = health.depth_estimator or config.depth
