@@ -114,11 +114,11 @@ def test_finish_and_clear(sets, drops):
     put(sets, 5, 0)
     put(sets, 6, 0)
     sets.finish("base")
-    assert [reason for reason, _ in drops] == [REASON, REASON, "reset"]
+    assert len(drops) == 2
     put(sets, 7, 0)
     sets.clear()
     assert len(sets) == 0
-    assert len(drops) == 2
+    assert [reason for reason, _ in drops] == [REASON, REASON, "reset"]
 
 
 def test_what_is_cleared_is_counted_and_leaves_no_fault(sets, drops):

@@ -41,8 +41,8 @@ def world_frame(config: Config) -> str:
 
 
 MOST_BETWEEN = 1000
-"""Places of sets that are no keyframes (yet) which are remembered as told: a keyframe waits for its
-window for fewer sets."""
+"""Places of sets that are no keyframes (yet) which are remembered as told: a keyframe waits for
+its window for fewer sets."""
 
 
 class PlacesTold:
