@@ -289,6 +289,7 @@ class Mapper(LifecycleNode):
         for outputs in (self._outputs, self._side_outputs):
             if outputs is not None:
                 outputs.cleared()
+        self._rig_checker.forget()
 
     def _prepare(self, pipeline: Any) -> None:
         """Compile and warm up in a thread of its own, for a signal must still end the process."""
