@@ -98,7 +98,7 @@ class RigChecker:
         return self._running is not None and not self._running.done()
 
     def forget(self) -> None:
-        """After cleanup, or when the map begins anew: what was found is of another rig or place."""
+        """After cleanup, or when the map begins anew: what was found is of before."""
         with self._lock:
             self._generation += 1  # a check in hand is dropped when it ends
             self._last, self._last_error, self._checked_ns = None, "", None
