@@ -219,7 +219,7 @@ def main():
     stop = process.catch_signals()
     from vggt_ros.nodes.mapper_node import Mapper
 
-    sys.exit(process.run(lambda stop: Mapper(stop, StubPipeline), stop, threads=4))
+    sys.exit(process.run(lambda stop: Mapper(stop, StubPipeline), stop, threads=5))
 
 
 if __name__ == "__main__":
