@@ -142,6 +142,8 @@ class Mapper(LifecycleNode):
         result = super().on_activate(state)  # enables the publishers
         if self._outputs is not None:
             self._outputs.republish()
+        if self._side_outputs is not None:
+            self._side_outputs.republish()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -272,7 +274,12 @@ class Mapper(LifecycleNode):
         )
         self._worker.start()
         self._side_outputs = SideOutputs(
-            self, config, lambda: self._worker, self._timers_group, self._steady
+            self,
+            config,
+            lambda: self._worker,
+            self._timers_group,
+            self._steady,
+            self._qos_report,
         )
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(
@@ -476,8 +483,10 @@ class Mapper(LifecycleNode):
             state = _STATES[health.state]
             if worker is not None and worker.paused:
                 state = MapStatus.STATE_PAUSED
-        if outputs is not None and outputs.errors:
-            health = dataclasses.replace(health, publishing_errors=outputs.errors)
+        both = (outputs, self._side_outputs)
+        errors = sum(some.errors for some in both if some is not None)
+        if errors:
+            health = dataclasses.replace(health, publishing_errors=errors)
         return Look(state, health, self._monitors, self._resolved, self._error)
 
     def _make_map_timer(self) -> None:
