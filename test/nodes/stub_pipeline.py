@@ -92,6 +92,9 @@ class StubPipeline:
     def path(self):
         return list(self._path)
 
+    def finish(self):
+        return None
+
     def close(self):
         if "slow_close" in self.words:
             time.sleep(2.0)

@@ -1,5 +1,6 @@
 """The mapping thread of a rig that moves: sets wait for their place, the thread does not."""
 
+import dataclasses
 import time
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.config import Config, FrameConfig, IngestConfig
+from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.motion import PlacesTold, RigInTf
 from vggt_ros.nodes.worker import MappingWorker
@@ -193,3 +195,28 @@ def test_places_told_do_not_pile_up():
         )
         assert (stamp_ns in dict(places.update(pipeline, result).places)) is True
     assert len(places._told) + len(places._told_between) < 1100
+
+
+def test_keyframes_that_wait_are_mapped_at_the_end(run, tf, caplog):
+    worker, told = run
+    pipeline = worker.pipeline
+    pipeline.finish = lambda: pytest.fail("there is no map yet")
+    worker.finish(5.0)
+    tf.until_ns = 9 * S
+    worker.offer(image(1.0))
+    wait(lambda: told)
+    template = SimpleNamespace(camera="c", stamp_ns=3 * S, alignment=None)
+    result = dataclasses.make_dataclass(
+        "Result", ["stamp_ns", "depth_maps", "bootstrapped", "map_from_rig"]
+    )
+    pipeline.finish = lambda: result(0, (template,), False, None)
+    worker.finish(5.0)
+    assert told[-1][0] == 3 * S
+    assert worker.health.stamp_ns == 3 * S
+
+    def fail():
+        raise AlignmentError("too few")
+
+    pipeline.finish = fail
+    worker.finish(5.0)
+    assert "the newest keyframes are not mapped: too few" in caplog.text

@@ -50,6 +50,9 @@ ERROR = TransitionCallbackReturn.ERROR
 STOP_TIMEOUT_S = 3.0
 """A step in hand is waited for so long; launch sends SIGTERM after 5 s."""
 
+FINISH_TIMEOUT_S = 10.0
+"""On deactivate the keyframes that a moving rig has in hand are mapped for so long at most."""
+
 CLOCK_JUMP_S = 0.5
 """A /clock that goes back by more is one that was set back (bag loop)."""
 
@@ -150,7 +153,7 @@ class Mapper(LifecycleNode):
         """Unsubscribe; the map stays."""
         if self._has_failed():
             return ERROR
-        done = self._transition("deactivate", self._unsubscribe, failed=ERROR)
+        done = self._transition("deactivate", self._finish_and_unsubscribe, failed=ERROR)
         return super().on_deactivate(state) if done == SUCCESS else done
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -335,6 +338,14 @@ class Mapper(LifecycleNode):
         if self._side_outputs is not None:
             self._side_outputs.start()
         self._state = MapStatus.STATE_BOOTSTRAPPING
+
+    def _finish_and_unsubscribe(self) -> None:
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
+        if self._worker is not None:
+            self._worker.finish(FINISH_TIMEOUT_S)
+        self._unsubscribe()
 
     def _unsubscribe(self) -> None:
         if self._side_outputs is not None:

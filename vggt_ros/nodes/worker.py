@@ -382,6 +382,41 @@ class MappingWorker:
         finally:
             self._step_since_s = None
         self._errors_in_a_row = 0
+        self._tell(result, arrived_s)
+
+    def finish(self, timeout_s: float) -> None:
+        """Map the keyframes of a moving rig that wait for their window to fill.
+
+        Without a map they go on waiting: too few of them would make a bad first window. What goes
+        wrong is logged; where it takes longer than `timeout_s`, the map gets them later.
+        """
+        if self.pipeline.config.motion == "static" or self.pipeline.scene is None:
+            return
+        try:
+            self.call(self._finish, timeout_s)
+        except TimeoutError:
+            logger.warning(
+                "the newest keyframes are still being mapped after %.0f s, or are left out",
+                timeout_s,
+            )
+        except VggtRosError as error:
+            logger.warning("the newest keyframes are not mapped: %s", error)
+        except Exception:  # a fault of ours, logged by the task; deactivating goes on
+            self._internal_errors += 1
+
+    def _finish(self) -> None:
+        self._step_since_s = time.monotonic()
+        try:
+            result = self.pipeline.finish()
+        finally:
+            self._step_since_s = None
+        if result is not None and result.depth_maps:
+            newest_ns = max(d.stamp_ns for d in result.depth_maps)
+            self._tell(replace(result, stamp_ns=max(newest_ns, self._stamp_ns)), None)
+        self._report()
+
+    def _tell(self, result: Any, arrived_s: float | None) -> None:
+        """What a set has led to."""
         if arrived_s is not None and result.depth_maps:
             self.pipeline.timings.add("image to map", (time.monotonic() - arrived_s) * 1e3)
         scene = self.pipeline.scene
