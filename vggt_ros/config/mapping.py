@@ -108,7 +108,11 @@ class MapConfig:
         0.02, "surfels of one cell of this size are merged", unit="m", low=1e-4, high=10.0
     )
     budget_mb: float = parameter(
-        512.0, "memory of the map; the least certain and oldest go first", unit="MB", low=1.0
+        512.0,
+        "memory of the map; the least certain and oldest go first. What a moving rig keeps besides "
+        "counts, too (docs/moving_rigs.md)",
+        unit="MB",
+        low=1.0,
     )
     max_depth_m: float = parameter(
         20.0, "farther depth is not fused", unit="m", low=0.1, runtime=True

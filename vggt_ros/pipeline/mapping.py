@@ -121,7 +121,7 @@ class MappingPipeline:
         """Of the archive that was loaded, if one was."""
         self.extra: dict[str, bytes] = {}
         """Members of that archive that others keep there; they are saved again."""
-        self._scale_drift = ScaleDrift()
+        self.drift_of_scale = ScaleDrift()
         self.self_filter = SelfFilter(config)
         locator = make_locator(config, rig, bootstrapper)
         self._moving = MovingMap(self, locator) if locator is not None else None
@@ -129,7 +129,12 @@ class MappingPipeline:
     @property
     def scale_drift(self) -> float:
         """Relative change of the scale since the bootstrap, NaN where nothing shows it."""
-        return self._scale_drift.value
+        return self.drift_of_scale.value
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the map, and of what a moving rig keeps to correct it and to close loops."""
+        return self.map.memory_bytes + (self._moving.memory_bytes if self._moving else 0)
 
     @property
     def map_from_world(self) -> Rigid3 | None:
@@ -221,7 +226,7 @@ class MappingPipeline:
         self.scene = None
         self.map.clear()
         self.aligner = DepthAligner(self.config.align)
-        self._scale_drift.reset()
+        self.drift_of_scale.reset()
         self.state = PipelineState.COLLECTING
         self.failure = ""
         self._collected.clear()
@@ -321,7 +326,7 @@ class MappingPipeline:
             depth_maps = self.self_filter.outside_box(
                 self._align(predictions, self.scene), self.scene.map_from_rig
             )
-            self._scale_drift.observe(calibrated, depth_maps)
+            self.drift_of_scale.observe(calibrated, depth_maps)
         with self.timings.measure("fuse"):
             accepted = [d for d in depth_maps if d.alignment.accepted]
             fused = self.map.fuse(
@@ -402,7 +407,7 @@ class MappingPipeline:
             self._failed_at_ns = frame_set.stamp_ns
             raise
         self.scene = scene
-        self._scale_drift.reset()
+        self.drift_of_scale.reset()
         self.state = PipelineState.MAPPING
         self.failure = ""
         log.info(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Sim3
 from vggt_ros.geometry.rigid3 import rotation_angle
 from vggt_ros.pipeline.motion.graph import ScalePrior, SceneGraph, unconnected
+from vggt_ros.pipeline.motion.join import join_scenes
 
 WINDOWS = [range(k, k + 6) for k in range(0, 24, 4)]
 """Of a whole round; the last reaches 26, so it shares views with nobody but the one before."""
@@ -87,3 +90,34 @@ def test_window_that_joins_nothing_is_refused_and_forgotten(drive, similarity):
         graph.add(drive.window(range(12, 18), similarity(1)))
     assert len(graph.scenes) == 1
     assert unconnected(graph) == []
+
+
+def test_of_a_dense_scene_only_what_joins_need_is_kept(drive, similarity):
+    """Joins are the same with what is kept; depth of what no window can hold again goes."""
+    scenes = [
+        drive.window(members, similarity(k), dense=True) for k, members in enumerate(WINDOWS)
+    ]
+    doubtful = [
+        replace(s, views=tuple(replace(v, confidence=_half_sure(v), rgb=RGB) for v in s.views))
+        for s in scenes[:2]
+    ]
+    graph = SceneGraph()
+    for scene in doubtful:
+        graph.add(scene)
+    whole = join_scenes(*doubtful)
+    np.testing.assert_array_equal(graph.joins[0, 1].points_in_a, whole.points_in_a)
+    assert all(v.rgb is None and v.confidence is None for s in graph.scenes for v in s.views)
+    before = graph.depth_bytes
+    assert before == sum(v.depth.nbytes for s in doubtful for v in s.views)
+    graph.forget_depth({4, 5})
+    assert graph.depth_bytes == before * 4 // 12
+    assert graph.memory_bytes > graph.depth_bytes
+
+
+RGB = np.zeros((240, 320, 3), np.uint8)
+
+
+def _half_sure(view):
+    confidence = np.ones_like(view.depth)
+    confidence[:, ::2] = 0.2
+    return confidence

@@ -490,3 +490,156 @@ def test_what_the_robot_sees_of_itself_stays_out(tmp_path):
     for depth_map in result.depth_maps:
         assert np.isnan(depth_map.depth[:, :32]).all()
         assert np.isfinite(depth_map.depth[:, 32:]).all()
+
+
+class Falling(Wall):
+    """Fails at a call."""
+
+    calls = 0
+
+    def estimate(self, frames):
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise AlignmentError("the network is gone")
+        return super().estimate(frames)
+
+
+def test_a_first_window_that_fails_half_way_leaves_no_ghost(similarity):
+    knowing = exact(similarity)  # intrinsics are found first: two windows come at once
+    estimator = Falling()
+    estimator.fails_at = 2
+    trajectory = replace(CONFIG.trajectory, calibration_views=6)
+    pipeline = MappingPipeline(
+        replace(CONFIG, trajectory=trajectory), Rig((RigCamera("cam"),)), knowing, estimator
+    )
+    for k in range(5):
+        pipeline.step(frame_set(k, model=None))
+    with pytest.raises(AlignmentError, match="the network is gone"):
+        pipeline.step(frame_set(5, model=None))
+    assert estimator.calls == 2
+    assert pipeline.scene is None
+    assert pipeline.map.size == 0
+    assert pipeline.aligner.known == 0
+    for k in range(6, 12):
+        pipeline.step(frame_set(k, model=None))
+    assert pipeline.map.size > 0
+
+
+def test_a_map_that_was_there_before_stays_when_the_first_window_fails():
+    estimator = Falling()
+    config = replace(CONFIG, motion="tf", bootstrap="rig")
+    pipeline = MappingPipeline(config, rig(), None, estimator)
+    estimator.fails_at = 1
+    pipeline.map.fuse([depth_map(0, Rigid3.identity())])
+    size = pipeline.map.size
+    for k in range(3):
+        pipeline.step(frame_set(k, truth(k)))
+    with pytest.raises(AlignmentError, match="the network is gone"):
+        pipeline.step(frame_set(3, truth(3)))
+    assert pipeline.map.size == size
+
+
+def test_without_a_metre_nothing_is_said_in_the_metres_of_the_odometry(similarity):
+    frame = replace(CONFIG.frame, odom="odom")
+    config = replace(CONFIG, motion="tf", frame=frame, scale=ScaleConfig(source="none"))
+    pipeline = pipeline_of(config, exact(similarity), rig())
+    results = [pipeline.step(frame_set(k, truth(k))) for k in range(6)]
+    assert pipeline.keyframes
+    assert not pipeline.cloud().is_metric
+    assert pipeline.map_from_world is None
+    assert results[4].map_from_rig is None
+
+
+@pytest.mark.parametrize(
+    ("motion", "odom", "refused"),
+    [
+        ("tf", "", ("none", "parameter", "depth_camera", "rig", "metric_model")),
+        ("tf", "odom", ("metric_model",)),
+        ("estimate", "", ("metric_model", "odometry")),
+    ],
+)
+def test_a_scale_that_a_moving_rig_cannot_have_is_refused(motion, odom, refused, similarity):
+    frame = replace(CONFIG.frame, odom=odom)
+    for source in ("auto", "rig", "odometry", "depth_camera", "metric_model", "parameter", "none"):
+        scale = ScaleConfig(source=source, metres_per_unit=1.0)
+        config = replace(CONFIG, motion=motion, frame=frame, scale=scale)
+        if source in refused:
+            with pytest.raises(ConfigError, match=r"scale.source: expected one of auto"):
+                pipeline_of(config, exact(similarity), rig())
+        else:
+            pipeline_of(config, exact(similarity), rig())
+
+
+def test_every_camera_with_a_place_is_in_the_scene(tmp_path):
+    """The newest set of the first window lacks one; it comes back, and has a mask."""
+    import cv2
+
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, :32] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    camera = {"second": CameraConfig(mask=str(tmp_path / "mask.png"))}
+    config = replace(CONFIG, motion="tf", bootstrap="rig", cameras=list(NAMES), camera=camera)
+    places = tuple(replace(c, model=None) for c in rig(NAMES).cameras)
+    pipeline = pipeline_of(config, given=Rig(places))
+    for k in range(4):
+        pipeline.step(frame_set(k, truth(k), NAMES if k in (0, 4) else ("cam",)))
+    assert set(pipeline.scene.cameras) == set(NAMES)
+    result = pipeline.step(frame_set(4, truth(4), NAMES))
+    result = pipeline.step(frame_set(5, truth(5), NAMES))
+    assert "second" in {d.camera for d in result.depth_maps}
+
+
+def test_finish_may_be_called_at_any_time(similarity):
+    assert MappingPipeline(replace(CONFIG, motion="static")).finish() is None
+    pipeline = pipeline_of(CONFIG, exact(similarity))
+    pipeline.finish()
+    for k in range(12):
+        pipeline.step(frame_set(k))
+        if k in (5, 6):
+            pipeline.finish()
+            pipeline.finish()
+            assert pipeline.keyframes == k + 1
+    pipeline.finish()
+    assert pipeline.keyframes == 12
+    given = pipeline_of(replace(CONFIG, motion="tf", bootstrap="rig"), given=rig())
+    given.finish()
+    for k in range(8):
+        given.step(frame_set(k, truth(k)))
+        if k > 2:
+            given.finish()
+            given.finish()
+    assert given.keyframes == 8
+
+
+def test_drift_of_the_scale_is_seen_on_the_way(similarity):
+    pipeline = pipeline_of(CONFIG, exact(similarity))
+    for k in range(16):
+        wrong = 1.0 if k < 7 else 1.1
+        depth = np.full((48, 64), wrong * (WALL_Z - truth(k).translation[2]), np.float32)
+        frame = replace(frame_set(k).frames[0], depth_m=depth)
+        pipeline.step(FrameSet(k, (frame,)))
+    assert math.isfinite(pipeline.scale_drift)
+
+
+def test_the_memory_of_a_moving_rig_is_counted_and_bounded(similarity, monkeypatch):
+    far = truth  # eighty steps of the usual length lead out of the world
+    monkeypatch.setitem(globals(), "truth", lambda k: Rigid3(np.eye(3), 0.2 * far(k).translation))
+    config = replace(CONFIG, map=replace(CONFIG.map, budget_mb=1.0))
+    pipeline = pipeline_of(config, exact(similarity))
+    for k in range(80):
+        pipeline.step(frame_set(k))
+        assert pipeline.memory_bytes > pipeline.map.memory_bytes or k < 1
+    estimator = pipeline._moving.locator._estimator
+    assert len(estimator.keyframes) < 60
+    assert len(estimator._places) == len(estimator.keyframes)
+    assert estimator.keyframes.compressed_bytes <= 0.25e6
+    assert pipeline.keyframes == 80
+    assert pipeline._moving._kept.memory_bytes <= 1e6
+    path = dict(pipeline.path())
+    whole = np.linalg.norm((path[0].inverse() @ path[79]).translation)
+    unit = whole / np.linalg.norm((truth(0).inverse() @ truth(79)).translation)
+    for k in range(0, 80, 9):  # where the path is, it has stayed
+        expected = unit * (truth(k).translation - truth(0).translation)
+        np.testing.assert_allclose(
+            (path[0].inverse() @ path[k]).translation, expected, atol=1e-3 * whole
+        )

@@ -9,14 +9,15 @@ Gauss-Newton on one similarity per scene, the first scene's pose held.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3, Sim3
 from vggt_ros.geometry.rigid3 import nearest_rotation, rotation_from_vector
-from vggt_ros.pipeline.motion.join import Join, join_poses, join_scenes
+from vggt_ros.pipeline.motion.join import Join, join_poses, join_scenes, sure_depth
 from vggt_ros.types import Float64, UnscaledScene
 
 _CAUCHY = 0.01
@@ -86,7 +87,7 @@ class SceneGraph:
                 f"it ({'; '.join(reasons) or 'no view in common'}); move more slowly, or let the "
                 "windows overlap more"
             )
-        self.scenes.append(scene)
+        self.scenes.append(_what_joins_need(scene))
         self.priors.append(prior)
         self.joins.update(joins)
         if not number:
@@ -97,6 +98,38 @@ class SceneGraph:
             join = joins[other, number]
             self.map_from_scene.append(self.map_from_scene[other] @ join.a_from_b)
         return number
+
+    @property
+    def depth_bytes(self) -> int:
+        """Of the dense depth that is kept for joins."""
+        return sum(v.depth.nbytes for s in self.scenes for v in s.views if v.depth is not None)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of depth, points and joins."""
+        points = sum(s.points.nbytes + s.colours.nbytes for s in self.scenes)
+        joins = sum(
+            j.points_in_a.nbytes + j.points_in_b.nbytes + j.distances_in_a.nbytes
+            for j in self.joins.values()
+        )
+        return self.depth_bytes + points + joins
+
+    def forget_depth(self, kept: Collection[int]) -> None:
+        """Forget the depth of views that no window will hold again.
+
+        Args:
+            kept: stamps [ns] of the sets that a window may hold again.
+        """
+        self.scenes = [
+            replace(
+                scene,
+                views=tuple(
+                    v if v.depth is None or v.stamp_ns in kept else replace(v, depth=None)
+                    for v in scene.views
+                ),
+            )
+            for scene in self.scenes
+        ]
 
     def solve(self) -> list[Sim3]:
         """Put all scenes where their joins and priors agree best; also in `map_from_scene`."""
@@ -138,6 +171,15 @@ class SceneGraph:
             normal[np.ix_(free, free)] + 1e-12 * np.eye(len(free)), right[free]
         )
         return step.reshape(-1, _FREE)
+
+
+def _what_joins_need(scene: UnscaledScene) -> UnscaledScene:
+    """A scene without images, features and covariance; depth without confidence is sure."""
+    views = []
+    for view in scene.views:
+        depth = sure_depth(view)
+        views.append(replace(view, depth=depth, confidence=None, rgb=None, features=None))
+    return replace(scene, views=tuple(views), pose_covariance=None)
 
 
 def _views(scene: UnscaledScene) -> set[Key]:

@@ -15,7 +15,7 @@ import numpy as np
 from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import CameraModel, Sim3
 from vggt_ros.geometry.robust import fit_similarity
-from vggt_ros.types import Float64, UnscaledScene, View
+from vggt_ros.types import Float32, Float64, UnscaledScene, View
 
 Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -77,6 +77,13 @@ def join_scenes(a: UnscaledScene, b: UnscaledScene, seed: int = 0) -> Join:
             f"to agree on one similarity, got {100 * fraction:.0f} %"
         )
     return Join(a_from_b, in_a[inlier], in_b[inlier], distances[inlier], len(shared), fraction)
+
+
+def sure_depth(view: View) -> Float32 | None:
+    """The depth of a view with NaN where joins would not use it for want of confidence."""
+    if view.depth is None or view.confidence is None:
+        return view.depth
+    return np.where(view.confidence >= _DENSE_CONFIDENCE, view.depth, np.float32(np.nan))
 
 
 def join_poses(a: UnscaledScene, b: UnscaledScene, a_per_b: float) -> Join:

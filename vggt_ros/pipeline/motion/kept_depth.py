@@ -55,11 +55,12 @@ class KeptDepth:
     """What was fused, by window; bounded.
 
     Args:
-        budget_mb: of memory; beyond it every second depth map of the older half is forgotten.
+        budget_mb: of memory, may be changed in `budget_bytes`; beyond it every second depth map
+            of the older half is forgotten.
     """
 
     def __init__(self, budget_mb: float) -> None:
-        self._budget_bytes = budget_mb * 1e6
+        self.budget_bytes = budget_mb * 1e6
         self._kept: list[_Kept] = []
         self._bytes = 0
         self._fused_at: dict[int, Sim3] = {}
@@ -98,7 +99,7 @@ class KeptDepth:
         self._kept.append(kept)
         self._fused_at.setdefault(window, map_from_window)
         self._bytes += kept.size_bytes
-        if self._bytes > self._budget_bytes:
+        while self._bytes > self.budget_bytes and len(self._kept) > 3:
             self._thin()
 
     def views(self, most: int) -> list[DepthMap]:

@@ -12,16 +12,16 @@ class KeyframeChooser:
 
     def __init__(self, config: TrajectoryConfig) -> None:
         self.config = config
-        self.places: list[Place] = []
-        """Of the sets that were taken."""
+        self.newest: Place | None = None
+        """Of the set that was taken last."""
 
     def take(self, frame_set: FrameSet) -> bool:
         """Whether a set has moved enough, or sees something else."""
         place = describe(frame_set.frames[0].rgb)
-        if self.places:
-            seen = compare(self.places[-1], place)
+        if self.newest is not None:
+            seen = compare(self.newest, place)
             moved = seen.displacement >= self.config.min_displacement
             if not moved and seen.overlap >= self.config.max_overlap:
                 return False
-        self.places.append(place)
+        self.newest = place
         return True

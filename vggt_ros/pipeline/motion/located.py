@@ -26,6 +26,8 @@ from vggt_ros.types import (
 
 Key = tuple[str, int]
 """Camera and stamp [ns] of a view's set."""
+NO_TRANSFORM = "no transform"
+"""Why a set is dropped of which nobody said where the rig was."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,11 @@ class Locator(Protocol):
         ...
 
     @property
+    def memory_bytes(self) -> int:
+        """Of the images and features that are kept of keyframes."""
+        ...
+
+    @property
     def loops(self) -> int:
         """Loops that were closed."""
         ...
@@ -167,10 +174,10 @@ def as_rig(located: Located) -> PseudoRig:
     return PseudoRig(scene, FrameSet(stamp_ns, tuple(frames)), keys)
 
 
-def rig_from_cameras(
+def map_from_rig_by_cameras(
     map_from_camera: Mapping[str, Rigid3], rig_from_camera: Mapping[str, Rigid3]
 ) -> Rigid3 | None:
-    """`map_from_rig` from the cameras of one instant; None where no camera's place is known."""
+    """Where the rig was by its cameras of one instant; None where no camera's place is known."""
     found = [
         pose @ rig_from_camera[name].inverse()
         for name, pose in map_from_camera.items()

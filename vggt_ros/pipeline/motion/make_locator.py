@@ -13,6 +13,15 @@ from vggt_ros.rig import Rig
 
 MOTIONS = ("static", "tf", "estimate")
 
+_SCALES = {
+    "tf, frame.odom empty": ("auto", "odometry"),
+    "tf with frame.odom": ("auto", "rig", "odometry", "depth_camera", "parameter", "none"),
+    "estimate": ("auto", "rig", "depth_camera", "parameter", "none"),
+}
+"""`scale.source` by what moves. A given path is in metres, and the map in its frame; a network of
+metric depth is asked by the bootstrap of a rig that stands still only; and `estimate` is not told
+where odometry has the rig."""
+
 
 def make_locator(
     config: Config, rig: Rig | None, bootstrapper: Bootstrapper | None
@@ -23,7 +32,8 @@ def make_locator(
         bootstrapper: one that knows nothing of the rig, or None: made by `config.bootstrap`.
 
     Raises:
-        ConfigError: there is none of that name, or the bootstrapper cannot find a path.
+        ConfigError: there is none of that name, the bootstrapper cannot find a path, or nothing
+            that moves so has a metre from `scale.source`.
     """
     if config.motion == "static":
         return None
@@ -32,6 +42,7 @@ def make_locator(
             f"motion: expected one of {', '.join(MOTIONS)}, got '{config.motion}'"
             f"{nearest(config.motion, MOTIONS)}"
         )
+    _check_scale(config)
     drifts = config.motion == "estimate" or bool(config.frame.odom)
     if bootstrapper is None and config.bootstrap != "rig":
         bootstrapper = make_bootstrapper(config, None)
@@ -43,3 +54,15 @@ def make_locator(
             "got rig"
         )
     return WindowLocator(config, rig, bootstrapper, uses_world=config.motion == "tf")
+
+
+def _check_scale(config: Config) -> None:
+    motion = config.motion
+    if motion == "tf":
+        motion = "tf with frame.odom" if config.frame.odom else "tf, frame.odom empty"
+    possible = _SCALES[motion]
+    if config.scale.source not in possible:
+        raise ConfigError(
+            f"scale.source: expected one of {', '.join(possible)} with motion {motion}, got "
+            f"'{config.scale.source}'; docs/scale.md says which goes with which"
+        )

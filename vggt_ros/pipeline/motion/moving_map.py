@@ -17,16 +17,27 @@ from vggt_ros.pipeline.align_depth import DepthAligner
 from vggt_ros.pipeline.align_scene import dense_depth_maps
 from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_depth
 from vggt_ros.pipeline.motion.kept_depth import KeptDepth
-from vggt_ros.pipeline.motion.located import Located, Locator, PseudoRig, as_rig, rig_from_cameras
+from vggt_ros.pipeline.motion.located import (
+    Located,
+    Locator,
+    PseudoRig,
+    as_rig,
+    map_from_rig_by_cameras,
+)
 from vggt_ros.pipeline.motion.poses import path_length
 from vggt_ros.pipeline.motion.tracking import Tracker
+from vggt_ros.pipeline.scale_drift import ScaleDrift
 from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import DepthEstimator
 from vggt_ros.pipeline.timings import Timings
 from vggt_ros.rig import Rig
-from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, FrameSet
+from vggt_ros.types import AlignedScene, DepthMap, DepthPrediction, FrameSet, ScaleEstimate
 
 _LOG = logging.getLogger(__name__)
+
+_LEAST_KEPT = 0.25
+"""Of `map.budget_mb`: what kept depth may hold however full the map is. A corrected map is made of
+what is kept alone, so it must never be nothing."""
 
 
 @contextlib.contextmanager
@@ -51,6 +62,8 @@ class Stages(Protocol):
     timings: Timings
     self_filter: SelfFilter
     rig: Rig | None
+    scene: AlignedScene | None
+    drift_of_scale: ScaleDrift
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +94,8 @@ class MovingMap:
         self._kept = KeptDepth(stages.config.map.budget_mb)
         self._tracker = Tracker()
         self._dropped: Counter[str] = Counter()
+        self._scale: ScaleEstimate | None = None
+        """The metre that `drift_of_scale` is counted from."""
         self.corrections = 0
         """How often the map was made anew because the path had changed."""
 
@@ -108,6 +123,11 @@ class MovingMap:
         with self._stages.timings.measure("track"):
             return self._tracker.locate(locator.undistorted(frame_set), locator.rig_from_camera)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of kept depth, and of the images and features of keyframes."""
+        return self._kept.memory_bytes + self._locator.memory_bytes
+
     def kept_views(self, most: int) -> list[DepthMap]:
         """Depth maps of keyframes as they lie now, evenly over the path."""
         return self._kept.views(most)
@@ -117,6 +137,8 @@ class MovingMap:
         self._locator.reset()
         self._kept.clear()
         self._tracker.clear()
+        self._scale = None
+        self.corrections = 0
 
     def set_rig(self, rig: Rig | None) -> None:
         """Take what is known of the rig."""
@@ -152,8 +174,10 @@ class MovingMap:
         }
 
     def _run(self, work: Callable[[], list[Located]]) -> Moved:
-        locator = self._locator
+        locator, stages = self._locator, self._stages
         begins = locator.scene is None
+        was_empty = stages.scene is None and stages.map.size == 0
+        fits = stages.aligner.state() if begins else {}
         before = Counter(locator.dropped)
         try:
             with self._stages.timings.measure("bootstrap"):
@@ -165,6 +189,9 @@ class MovingMap:
         except VggtRosError as error:
             if begins:
                 self.reset()
+                if was_empty:  # what it fused before it failed lies in a frame that is no more
+                    stages.map.clear()
+                stages.aligner.load_state(fits)
                 raise
             _LOG.warning("%s", error)
             return Moved(failure=str(error))
@@ -179,6 +206,10 @@ class MovingMap:
             stages.aligner.reset()
             self._kept.clear()
             self._tracker.clear()
+        scene = self._locator.scene
+        if scene is not None and scene.scale is not self._scale:
+            stages.drift_of_scale.reset()
+            self._scale = scene.scale
         with stages.timings.measure("prepare depth"), _names_unheard():
             stages.depth_estimator.prepare(rig.scene)
         self._seed(located, rig, begins)
@@ -193,6 +224,7 @@ class MovingMap:
             of_set = [p for p in predictions if rig.keys[p.camera][1] == frame_set.stamp_ns]
             with stages.timings.measure("align"):
                 depth_maps = self._aligned(of_set, rig)
+                stages.drift_of_scale.observe(frame_set, depth_maps)
             accepted = [
                 depth_of_sure_pixels(d, stages.config) for d in depth_maps if d.alignment.accepted
             ]
@@ -243,7 +275,7 @@ class MovingMap:
             for name, (camera, stamp) in rig.keys.items()
             if stamp == stamp_ns
         }
-        return rig_from_cameras(poses, self._locator.rig_from_camera)
+        return map_from_rig_by_cameras(poses, self._locator.rig_from_camera)
 
     def _seed(self, located: Located, rig: PseudoRig, begins: bool) -> None:
         """Begin with the depth of a dense bootstrap, which later depth is fitted to."""
@@ -266,6 +298,9 @@ class MovingMap:
     ) -> FuseStatistics:
         stages = self._stages
         statistics = stages.map.fuse(depth_maps, begins)
+        budget_bytes = stages.config.map.budget_mb * 1e6
+        left = budget_bytes - stages.map.memory_bytes - self._locator.memory_bytes
+        self._kept.budget_bytes = max(left, _LEAST_KEPT * budget_bytes)
         for depth_map in depth_maps:
             self._kept.add(depth_map, located.number, located.map_from_window, begins)
             if stages.config.motion == "estimate":

@@ -28,11 +28,24 @@ _LONG_SIDE_PX = 640
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Features of one image: pixels (N, 2) at the reduced size, RootSIFT descriptors (N, 128)."""
+    """Features of one image: pixels (N, 2) at the reduced size, SIFT descriptors (N, 128)."""
 
     pixels: Float32
-    descriptors: Float32
+    descriptors: Image
+    """As bytes: OpenCV gives whole numbers below 256, so nothing is lost."""
     size: tuple[int, int]
+
+    @property
+    def roots(self) -> Float32:
+        """RootSIFT (Arandjelovic and Zisserman, "Three things everyone ...", CVPR 2012)."""
+        found = self.descriptors.astype(np.float32)
+        roots: Float32 = np.sqrt(found / np.maximum(found.sum(axis=1, keepdims=True), 1e-9))
+        return roots
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the arrays."""
+        return self.pixels.nbytes + self.descriptors.nbytes
 
 
 @dataclass(frozen=True)
@@ -58,16 +71,14 @@ def describe(rgb: Image) -> Place:
     points, descriptors = cv2.SIFT_create(_FEATURES).detectAndCompute(grey, None)  # type: ignore[attr-defined]
     reduced = (grey.shape[1], grey.shape[0])
     if descriptors is None:
-        return Place(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32), reduced)
-    # RootSIFT: Arandjelovic and Zisserman, "Three things everyone should know ...", CVPR 2012
-    root = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
+        return Place(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8), reduced)
     pixels = np.array([point.pt for point in points], np.float32)
-    return Place(pixels, root.astype(np.float32), reduced)
+    return Place(pixels, np.rint(descriptors).astype(np.uint8), reduced)
 
 
 def compare(a: Place, b: Place) -> Resemblance:
     """Match two images."""
-    rows_a, rows_b = _mutual_matches(a.descriptors, b.descriptors)
+    rows_a, rows_b = _mutual_matches(a.roots, b.roots)
     overlap = len(rows_a) / max(min(len(a.pixels), len(b.pixels)), 1)
     if not len(rows_a):
         return Resemblance(0, float("nan"), 0.0)

@@ -19,7 +19,7 @@ from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.decode import Undistorter, undistorted_frame
 from vggt_ros.pipeline.motion.keyframes import KeyframeChooser
-from vggt_ros.pipeline.motion.located import Key, Located
+from vggt_ros.pipeline.motion.located import NO_TRANSFORM, Key, Located
 from vggt_ros.pipeline.motion.posed_windows import PosedBootstrapper
 from vggt_ros.pipeline.motion.poses import fit_path, mean_pose
 from vggt_ros.pipeline.stages import Bootstrapper
@@ -36,8 +36,6 @@ from vggt_ros.types import (
 
 _LOG = logging.getLogger(__name__)
 
-NO_TRANSFORM = "no transform"
-"""Why a set is dropped of which nobody said where the rig was."""
 TOO_LITTLE_MOTION = "too little motion"
 
 
@@ -83,6 +81,11 @@ class TfLocator:
     def keyframes(self) -> int:
         """Keyframes with a place."""
         return len(self._path)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the images of sets that wait, or are shared with the next window."""
+        return sum(frame.rgb.nbytes for s in self._waiting for frame in s.frames)
 
     @property
     def path(self) -> list[tuple[int, Rigid3]]:
@@ -225,11 +228,10 @@ class TfLocator:
             failed = unscaled.failed
         newest = self._waiting[-1]
         assert newest.world_from_rig is not None  # for the type checker: `locate` has looked
-        for frame in newest.frames:
+        for frame in (frame for s in self._waiting for frame in s.frames):
             if frame.model is not None:
                 self._models[frame.camera] = frame.model
-        known = [f.camera for f in newest.frames if f.camera in self._models]
-        known = [name for name in known if name in self._rig_from_camera]
+        known = [name for name in self._rig_from_camera if name in self._models]
         self.scene = AlignedScene(
             {name: self._models[name] for name in known},
             {name: newest.world_from_rig @ self._rig_from_camera[name] for name in known},

@@ -8,6 +8,7 @@ long ago, a window of both times closes the loop.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from vggt_ros.pipeline.motion.graph import Key, ScalePrior, SceneGraph
 from vggt_ros.pipeline.motion.intrinsics import Intrinsics
 from vggt_ros.pipeline.motion.kept_images import KeptImages
 from vggt_ros.pipeline.motion.keyframes import KeyframeChooser
-from vggt_ros.pipeline.motion.places import compare
+from vggt_ros.pipeline.motion.places import Place, compare
 from vggt_ros.pipeline.stages import Bootstrapper
 from vggt_ros.types import FrameSet, UnscaledScene
 
@@ -62,6 +63,8 @@ class TrajectoryEstimator:
         loop_bootstrapper: finds the cameras of two times together, and unknown intrinsics; the
             same where None.
         odometry: says where the cameras of a window were that could not be found.
+        kept_bytes: what images, features and dense depth of old keyframes may take up; beyond
+            it every second of the older half is forgotten. Their places stay.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class TrajectoryEstimator:
         scale_of: ScaleOfScene | None = None,
         loop_bootstrapper: Bootstrapper | None = None,
         odometry: Bootstrapper | None = None,
+        kept_bytes: float = math.inf,
     ) -> None:
         self.graph = SceneGraph()
         self.keyframes = KeptImages(_RECENT_WINDOWS * config.window_views)
@@ -82,7 +86,10 @@ class TrajectoryEstimator:
         self._config = config
         self._scale_of = scale_of
         self._chooser = KeyframeChooser(config)
-        self._places = self._chooser.places
+        self._places: list[Place] = []
+        """Of the keyframes."""
+        self._kept_bytes = kept_bytes
+        self._is_thinned = False
         self._intrinsics = Intrinsics(self._loop_bootstrapper, config.calibration_views)
         self._solved = 0
         """Keyframes that are in windows."""
@@ -106,8 +113,12 @@ class TrajectoryEstimator:
         if not self._chooser.take(frame_set):
             self.dropped["too little motion"] += 1
             return []
+        assert self._chooser.newest is not None  # for the type checker: it took the set
         self.keyframes.append(frame_set)
-        return self._solve_all(at_end=False)
+        self._places.append(self._chooser.newest)
+        results = self._solve_all(at_end=False)
+        self._thin()
+        return results
 
     def finish(self) -> list[WindowResult]:
         """Use the keyframes that wait for a window to fill; raises as `add`."""
@@ -129,6 +140,33 @@ class TrajectoryEstimator:
     def undistorted(self, frame_set: FrameSet) -> FrameSet:
         """A set with models, as the windows are; cameras that have none are left out."""
         return self._intrinsics.undistorted(frame_set)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of images and features of the keyframes, and of the scenes of the windows."""
+        features = sum(place.memory_bytes for place in self._places)
+        return self.keyframes.memory_bytes + features + self.graph.memory_bytes
+
+    def _thin(self) -> None:
+        """Forget images, features and depth of old keyframes where they have become too many."""
+        while True:
+            features = sum(place.memory_bytes for place in self._places)
+            kept = self.keyframes.compressed_bytes + features + self.graph.depth_bytes
+            if kept <= self._kept_bytes or self.keyframes.compressed > self._solved:
+                return
+            forgotten = self.keyframes.thin()
+            if not forgotten:
+                return
+            for number in reversed(forgotten):
+                del self._places[number]
+            self._solved -= len(forgotten)
+            before = np.array(forgotten)
+            self._looped = {
+                (a - int((before < a).sum()), b - int((before < b).sum())) for a, b in self._looped
+            }
+            self.graph.forget_depth(set(self.keyframes.stamps))
+            self._is_thinned = True
+            _LOG.info("motion: the images of %d keyframes are kept", len(self.keyframes))
 
     def _size(self) -> int:
         """Sets in a window."""
@@ -172,6 +210,8 @@ class TrajectoryEstimator:
         newest = self.keyframes[-1]
         if not self._intrinsics.are_due(newest, len(self.keyframes), at_end):
             return
+        if self._is_thinned and self._intrinsics.models:
+            return  # not every window could be found again
         try:
             changed = self._intrinsics.find(self.keyframes)
         except (AlignmentError, EngineError) as error:
@@ -213,6 +253,7 @@ class TrajectoryEstimator:
     def _forget(self, first: int, last: int) -> None:
         self.keyframes.forget(first, last)
         del self._places[first:last]
+        self._chooser.newest = self._places[-1] if self._places else None
 
     def _solve_window(self, anchors: list[int], last: int) -> WindowResult:
         members = self._sets([*anchors, *range(self._solved, last)])

@@ -17,7 +17,7 @@ from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3, Sim3
 from vggt_ros.pipeline.align_scene import align_scene
 from vggt_ros.pipeline.motion.graph import ScalePrior
-from vggt_ros.pipeline.motion.located import Located, rig_from_cameras
+from vggt_ros.pipeline.motion.located import NO_TRANSFORM, Located, map_from_rig_by_cameras
 from vggt_ros.pipeline.motion.posed_windows import PosedBootstrapper
 from vggt_ros.pipeline.motion.poses import PathFit, fit_path, mean_pose
 from vggt_ros.pipeline.motion.trajectory import TrajectoryEstimator, WindowResult
@@ -35,8 +35,8 @@ from vggt_ros.types import (
 
 _LOG = logging.getLogger(__name__)
 
-NO_TRANSFORM = "no transform"
-"""Why a set is dropped of which nobody said where the rig was."""
+_KEPT_IMAGES = 0.25
+"""Of `map.budget_mb`: images, features and dense depth of old keyframes, for loops."""
 
 
 class WindowLocator:
@@ -88,6 +88,7 @@ class WindowLocator:
             self._scale_of,
             self._bootstrapper or SfmBootstrapper(self._config.sfm),
             given if self._uses_world else None,
+            _KEPT_IMAGES * self._config.map.budget_mb * 1e6,
         )
 
     def _known_places(self) -> dict[str, Rigid3]:
@@ -130,6 +131,11 @@ class WindowLocator:
         return len(self.path)
 
     @property
+    def memory_bytes(self) -> int:
+        """Of what is kept of keyframes."""
+        return self._estimator.memory_bytes
+
+    @property
     def path(self) -> list[tuple[int, Rigid3]]:
         """Stamp and `map_from_rig` of the keyframes, corrected."""
         if self._path is None:
@@ -144,16 +150,21 @@ class WindowLocator:
             sets.setdefault(stamp, {})[camera] = self._map_from_graph.apply_to_pose(pose)
         found = []
         for stamp, poses in sorted(sets.items()):
-            map_from_rig = rig_from_cameras(poses, self._rig_from_camera)
+            map_from_rig = map_from_rig_by_cameras(poses, self._rig_from_camera)
             if map_from_rig is not None:
                 found.append((stamp, map_from_rig))
         return found
 
     @property
     def map_from_world(self) -> Rigid3 | None:
-        """`map` from the frame of the odometry, by the newest keyframe."""
+        """`map` from the frame of the odometry, by the newest keyframe.
+
+        None while the map has no metre: the odometry's places are in metres, and no rigid
+        transform turns them into another unit.
+        """
         path = self.path
-        if not self._uses_world or not path:
+        is_metric = self.scene is not None and self.scene.scale.is_metric
+        if not self._uses_world or not is_metric or not path:
             return None
         stamp, map_from_rig = path[-1]
         return map_from_rig @ self._world_from_rig[stamp].inverse()
@@ -276,7 +287,7 @@ class WindowLocator:
         self.scene = replace(
             scene,
             cameras={name: models.get(name, model) for name, model in scene.cameras.items()},
-            map_from_rig=rig_from_cameras(poses, self._rig_from_camera),
+            map_from_rig=map_from_rig_by_cameras(poses, self._rig_from_camera),
         )
 
     def _places_on_rig(self, unscaled: UnscaledScene, map_from_scene: Sim3) -> dict[str, Rigid3]:
@@ -293,7 +304,7 @@ class WindowLocator:
             sets.setdefault(view.stamp_ns, {})[view.camera] = pose
         seen: dict[str, list[Rigid3]] = {}
         for poses in sets.values():
-            map_from_rig = rig_from_cameras(poses, known)
+            map_from_rig = map_from_rig_by_cameras(poses, known)
             if map_from_rig is None:
                 continue
             for name, pose in poses.items():
