@@ -92,6 +92,10 @@ class StubPipeline:
     def path(self):
         return list(self._path)
 
+    @property
+    def memory_bytes(self):
+        return self.map.memory_bytes
+
     def finish(self):
         return None
 

@@ -220,3 +220,10 @@ def test_keyframes_that_wait_are_mapped_at_the_end(run, tf, caplog):
     pipeline.finish = fail
     worker.finish(5.0)
     assert "the newest keyframes are not mapped: too few" in caplog.text
+
+
+def test_memory_is_that_of_the_whole_pipeline(run, monkeypatch):
+    worker, _ = run
+    monkeypatch.setattr(type(worker.pipeline), "memory_bytes", 123, raising=False)
+    worker.call(worker._report, 5.0)
+    assert worker.health.memory_bytes == 123

@@ -514,7 +514,7 @@ class MappingWorker:
             depth_estimator=pipeline.depth_estimator.name,
             engines=pipeline.engines,
             map_points=pipeline.map.size,
-            memory_bytes=pipeline.map.memory_bytes,
+            memory_bytes=pipeline.memory_bytes,
             sets_received=ingest.sets,
             sets_used=pipeline.sets_used,
             dropped=dict(self._all_dropped()),
