@@ -92,6 +92,13 @@ class StubPipeline:
     def path(self):
         return list(self._path)
 
+    @property
+    def memory_bytes(self):
+        return self.map.memory_bytes
+
+    def finish(self):
+        return None
+
     def close(self):
         if "slow_close" in self.words:
             time.sleep(2.0)
@@ -219,7 +226,7 @@ def main():
     stop = process.catch_signals()
     from vggt_ros.nodes.mapper_node import Mapper
 
-    sys.exit(process.run(lambda stop: Mapper(stop, StubPipeline), stop, threads=4))
+    sys.exit(process.run(lambda stop: Mapper(stop, StubPipeline), stop, threads=5))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import pytest
 
 from vggt_ros.config import Config
 from vggt_ros.export.ply import read_ply
-from vggt_ros.geometry import CameraModel, Rigid3
+from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.mapping.cloud import voxel_average
 from vggt_ros.nodes import exporting
 from vggt_ros.srv import ExportMap
-from vggt_ros.types import PointCloud, ScaleEstimate, ScaleSource
+from vggt_ros.types import AlignedScene, PointCloud, ScaleEstimate, ScaleSource
 
 METRIC = ScaleEstimate(0.05, 0.0002, ScaleSource.RIG)
 UNKNOWN = ScaleEstimate(1.0, math.inf, ScaleSource.NONE)
@@ -37,6 +37,7 @@ class Worker:
         self.pipeline = SimpleNamespace(
             config=Config(["left"]),
             scene=scene if mapped else None,
+            path=list,
             cloud=lambda voxel_m: voxel_average(cloud, voxel_m) if voxel_m else cloud,
         )
         self.health = SimpleNamespace(stamp_ns=5)
@@ -148,3 +149,31 @@ def test_full_disk_and_read_only_folder_keep_the_previous_file(
     assert message in answer.message
     assert "the previous file is untouched" in answer.message
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_of_a_moving_rig_the_whole_path_is_exported_and_the_cameras_at_its_end(tmp_path):
+    def at(x):
+        return Rigid3(np.eye(3), [x, 0.0, 0.0])
+
+    worker = Worker()
+    scene = AlignedScene(
+        {"left": CameraModel(64, 48, 50.0, 50.0, 31.5, 23.5)},
+        {"left": at(1.5)},
+        np.zeros((0, 3)),
+        np.zeros((0, 3), np.uint8),
+        METRIC,
+        Sim3.identity(),
+        {},
+        "rig",
+        (),
+        "sfm",
+        at(1.0),
+    )
+    worker.pipeline.scene = scene
+    worker.pipeline.path = lambda: [(3 * 10**9, at(7.0)), (10**9, at(1.0)), (2 * 10**9, at(4.0))]
+    assert export(worker, tmp_path / "path.tum").num_points == 3
+    lines = (tmp_path / "path.tum").read_text().splitlines()
+    rows = [[float(n) for n in line.split()[:2]] for line in lines if not line.startswith("#")]
+    assert rows == [[1.0, 1.0], [2.0, 4.0], [3.0, 7.0]]
+    taken = exporting._snapshot(ExportMap.Request(), worker)
+    assert taken.scene.map_from_camera["left"].translation[0] == 7.5

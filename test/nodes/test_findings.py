@@ -16,7 +16,7 @@ from vggt_ros.msg import MapStatus
 from vggt_ros.nodes import finding_texts
 from vggt_ros.nodes.camera_monitor import CameraMonitor
 from vggt_ros.nodes.diagnostics import diagnostics
-from vggt_ros.nodes.findings import Trend, fault_of, input_findings
+from vggt_ros.nodes.findings import Trend, fault_of, input_findings, pipeline_findings
 from vggt_ros.nodes.health import Health
 from vggt_ros.nodes.node_config import DiagnosticsConfig
 from vggt_ros.nodes.status import map_status
@@ -297,3 +297,12 @@ def test_every_reason_of_a_drop_is_documented(repository):
     assert not missing, f"add to DROPS in vggt_ros/nodes/finding_texts.py: {sorted(missing)}"
     document = (repository / "docs/diagnostics.md").read_text()
     assert all(f"| {reason} |" in document for reason in finding_texts.DROPS)
+
+
+@pytest.mark.parametrize("state", ["inactive", "paused", "mapping"])
+def test_a_fault_of_tf_is_told_while_mapping_alone(state):
+    number = getattr(MapStatus, f"STATE_{state.upper()}")
+    health = Health(place_fault="no transform", unplaced_s=1.0)
+    status = map_status(number, health, [], Config(), 0)
+    found = pipeline_findings(status, health, DiagnosticsConfig(), Trend())
+    assert any(f.key == "no place" for f in found) is (state == "mapping")

@@ -307,3 +307,24 @@ def test_long_paths_are_thinned_and_keep_their_ends():
     assert (stamps[0], stamps[-1]) == (0, 3 * MOST_POSES - 1)
     assert len(path_message(path[:7], 5, "map").poses) == 7
     assert path_message([], 5, "map").poses == []
+
+
+def test_an_unscaled_map_gives_odometry_no_parent_with_tf_either(node, tree, caplog):
+    out = places(node, tree, "tf", "odom")
+    for _ in range(2):
+        out.moved(moved(1.0, world=shift(0.3)), calibrated(), scene(source=ScaleSource.NONE))
+        node.timers[0][1]()
+    assert node.sent == []
+    assert caplog.text.count("is in metres, and the map is not") == 1
+    out.moved(moved(2.0, world=shift(0.3)), calibrated(), scene())
+    node.timers[0][1]()
+    assert edges(node.sent) == [("map", "odom")]
+
+
+def test_nothing_is_sent_after_close(node, tree):
+    out = places(node, tree, "tf", "odom")
+    out.moved(moved(1.0, world=shift(0.3)), calibrated(), scene())
+    tick = node.timers[0][1]
+    out.close()
+    tick()  # a callback that had begun to wait
+    assert node.sent == []

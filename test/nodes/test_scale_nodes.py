@@ -112,7 +112,8 @@ def test_periodic_checks_run_only_when_asked_for(period_s, monkeypatch):
 
     node = SimpleNamespace(create_service=lambda *a, **k: None, get_name=lambda: "mapper")
     config = Config(check_rig=CheckRigConfig(period_s=period_s))
-    worker = SimpleNamespace(pipeline=SimpleNamespace(scene=object()))
+    seen = [SimpleNamespace(stamp_ns=1)]
+    worker = SimpleNamespace(pipeline=SimpleNamespace(scene=object()), latest_sets=seen)
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(rig_check, "time", SimpleNamespace(monotonic=lambda: clock.now))
     checker = rig_check.RigChecker(node, lambda: worker, lambda: config, lambda: None)

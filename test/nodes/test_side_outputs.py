@@ -1,5 +1,6 @@
 """Changed blocks and grids as messages, and when they are made; without a process."""
 
+import logging
 import time
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from rclpy.clock import Clock, ClockType
+from rclpy.qos import QoSPolicyKind
 
 from vggt_ros.config import Config, CropConfig, MapConfig
 from vggt_ros.geometry import CameraModel, Rigid3
@@ -15,6 +17,7 @@ from vggt_ros.mapping.surfel_map import SurfelMap
 from vggt_ros.mapping.updates import HEADER, UpdatePart
 from vggt_ros.nodes import conversions
 from vggt_ros.nodes.outputs import Outputs
+from vggt_ros.nodes.qos_events import QosReport
 from vggt_ros.nodes.side_outputs import SideOutputs, grid_message, update_message
 from vggt_ros.types import (
     DepthAlignment,
@@ -58,8 +61,9 @@ def test_a_grid_runs_along_x_first():
 
 
 class Publisher:
-    def __init__(self):
+    def __init__(self, event_callbacks=None, **_):
         self.listeners, self.messages = 0, []
+        self.events, self.topic_name = event_callbacks, "/mapper/topic"
 
     def get_subscription_count(self):
         return self.listeners
@@ -112,12 +116,13 @@ def make():
 
     def side_outputs(worker, **config):
         node = SimpleNamespace(
-            create_lifecycle_publisher=lambda *_, **__: Publisher(),
+            create_lifecycle_publisher=lambda *_, **events: Publisher(**events),
             destroy_lifecycle_publisher=lambda _: None,
         )
         settings = Config(map=MapConfig(min_hits=1), **config)
+        qos_report = QosReport(logging.getLogger("test"))
         clock = Clock(clock_type=ClockType.STEADY_TIME)
-        outputs = SideOutputs(node, settings, lambda: worker, None, clock)
+        outputs = SideOutputs(node, settings, lambda: worker, None, clock, qos_report)
         made.append(outputs)
         return outputs, outputs._update_publisher, outputs._grid_publisher
 
@@ -214,9 +219,60 @@ def test_what_was_free_is_forgotten_with_the_map(make):
     worker.pipeline.map.clear()
     worker.pipeline.scene.cameras.clear()
     outputs.cleared()
-    outputs._tick_grid()
     wait_for(lambda: len(grids.messages) == 2)
-    assert list(grids.messages[1].data).count(0) == 0
+    assert set(grids.messages[1].data) == {-1}  # what is latched is of the map before
+    assert grids.messages[1].info == grids.messages[0].info
+    outputs.republish()  # it may have been cleared while inactive
+    wait_for(lambda: len(grids.messages) == 3)
+    outputs._tick_grid()
+    wait_for(lambda: len(grids.messages) == 4)
+    assert list(grids.messages[3].data).count(0) == 0
+    outputs.republish()
+    assert not outputs._thread._slots
+
+
+def test_every_keyframe_since_the_last_grid_shows_what_is_free(make, monkeypatch):
+    worker = Worker()
+    worker.see(1.0)
+    worker.pipeline.scene = None
+    outputs, _, _ = make(worker)
+    path = []
+    worker.pipeline.path = lambda: path
+    worker.pipeline.scene = SimpleNamespace(
+        cameras={}, map_from_camera={}, scale=ScaleEstimate(1.0, 0.01, ScaleSource.RIG)
+    )
+    used = []
+
+    def at_the_end(scene, places):
+        used.append(places[0][0])
+        return scene
+
+    monkeypatch.setattr("vggt_ros.pipeline.archive.scene_at_the_end", at_the_end)
+
+    def stamps(*new):
+        path.extend((s, Rigid3.identity()) for s in new)
+        used.clear()
+        outputs._copy_seen(worker)
+        return sorted(used)
+
+    assert stamps(1, 2, 3) == [1, 2, 3]
+    assert stamps(4, 5) == [4, 5]
+    assert stamps() == [5]
+    assert len(stamps(*range(6, 206))) <= 24
+    outputs.cleared()
+    path.clear()
+    assert stamps(2) == [2]
+
+
+def test_errors_and_greedy_subscribers_are_told(make):
+    outputs, _, grids = make(Worker())
+    event = SimpleNamespace(last_policy_kind=QoSPolicyKind.DURABILITY)
+    grids.events.incompatible_qos(event)
+    assert "/mapper/topic" in outputs._qos_report.texts
+    assert outputs.errors == 0
+    outputs._thread.put("update", "nonsense")
+    outputs._thread.put("occupancy", "nonsense")
+    wait_for(lambda: outputs.errors)
 
 
 def test_clouds_are_cropped():
@@ -236,3 +292,23 @@ def test_the_costmap_of_nav2_takes_what_is_published(repository):
     layers = content["local_costmap"]["local_costmap"]["ros__parameters"]
     source = layers["voxel_layer"]["cameras"]
     assert (source["topic"], source["data_type"]) == ("/mapper/points", "PointCloud2")
+
+
+@pytest.mark.parametrize("slot", ["scene", "place"])
+def test_the_cameras_of_a_map_that_is_no_more_are_deleted(slot):
+    outputs = Outputs.__new__(Outputs)
+    outputs.config, outputs._places, outputs._cameras_slot = Config(), None, slot
+    outputs._scene, outputs._map, outputs._path, outputs._no_cameras = None, None, None, False
+    outputs._cameras_publisher = Publisher()
+    put = []
+    outputs._thread = SimpleNamespace(put=lambda *what: put.append(what))
+    outputs.cleared()
+    assert put == []  # there were none
+    scale = ScaleEstimate(1.0, 0.01, ScaleSource.RIG)
+    outputs._scene = SimpleNamespace(scale=scale), 5
+    outputs.cleared()
+    outputs.republish()
+    assert put == [(slot, None)] * 2
+    {"scene": outputs._publish_scene, "place": outputs._publish_cameras}[slot](None)
+    (marker,) = outputs._cameras_publisher.messages[0].markers
+    assert marker.action == marker.DELETEALL

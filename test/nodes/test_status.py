@@ -1,5 +1,6 @@
 """What `/diagnostics` says of cameras that are not well."""
 
+import math
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -150,3 +151,13 @@ def test_depth_that_is_used_is_not_called_refused(scene, accepted):
     values = {value.key: value.value for value in left.values}
     assert values["depth used" if accepted else "depth refused"] == "held: few"
     assert ("depth refused" in values) is not accepted
+
+
+def test_a_place_that_is_not_known_is_no_number():
+    def place(**known):
+        found = map_status(MapStatus.STATE_MAPPING, Health(**known), [], CONFIG, 0).map_from_rig
+        p, q = found.position, found.orientation
+        return [p.x, p.y, p.z, q.x, q.y, q.z, q.w]
+
+    assert all(math.isnan(number) for number in place())
+    assert place(map_from_rig=Rigid3.identity()) == [0, 0, 0, 0, 0, 0, 1]

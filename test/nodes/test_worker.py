@@ -61,6 +61,7 @@ class Pipeline:
         self.scene, self.failure, self.engines, self.dropped = None, "", {}, Counter()
         self.state = SimpleNamespace(value="collecting")
         self.map = SimpleNamespace(size=0, memory_bytes=0)
+        self.memory_bytes = 0
         self.timings = SimpleNamespace(
             measure=lambda _: nullcontext(), summary=dict, add=lambda *_: None
         )

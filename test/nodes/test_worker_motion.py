@@ -1,5 +1,6 @@
 """The mapping thread of a rig that moves: sets wait for their place, the thread does not."""
 
+import dataclasses
 import time
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from vggt_ros.config import Config, FrameConfig, IngestConfig
+from vggt_ros.errors import AlignmentError
 from vggt_ros.geometry import Rigid3
 from vggt_ros.nodes.motion import PlacesTold, RigInTf
 from vggt_ros.nodes.worker import MappingWorker
@@ -151,3 +153,77 @@ def test_keyframes_are_told_when_they_are_found_and_once():
     assert told(6, ("depth",), shift(6.0)) == [2, 6]
     assert told(7, ("depth",)) == []
     assert places.map_from_rig.translation[0] == 6.0
+
+
+@pytest.mark.parametrize("reason", ["paused", "inactive", "reset"])
+def test_a_fault_of_tf_ends_where_sets_are_forgotten(run, tf, reason):
+    worker, _ = run
+    worker.offer(image(1.0))
+    wait(lambda: len(worker._waiting) == 1)
+    tf.now_ns = S
+    wait(lambda: worker.health.place_fault)
+    worker.offer(image(2.0))
+    wait(lambda: len(worker._waiting) == 1)
+    begun = time.monotonic()
+    if reason == "paused":
+        assert worker.pause(True) == 1
+    else:
+        {"inactive": worker.flush, "reset": worker.reset}[reason]()
+    wait(lambda: worker.health.place_fault == "" and worker.health.detail == "")
+    assert worker.health.dropped[reason] == 1
+    assert worker._placed_at_s >= begun
+
+
+def test_images_of_before_are_not_kept_for_checks(run, tf):
+    worker, told = run
+    tf.until_ns = 9 * S
+    worker.offer(image(1.0))
+    wait(lambda: told and worker.latest_sets)
+    worker.flush()
+    wait(lambda: not worker.latest_sets)
+
+
+def test_places_told_do_not_pile_up():
+    pipeline = SimpleNamespace(path=lambda: [(1, shift(1.0))], map_from_world=None)
+    places = PlacesTold()
+    for stamp_ns in range(2, 5000):
+        result = SimpleNamespace(
+            stamp_ns=stamp_ns,
+            depth_maps=(),
+            bootstrapped=stamp_ns == 2,
+            map_from_rig=shift(0.1),
+        )
+        assert (stamp_ns in dict(places.update(pipeline, result).places)) is True
+    assert len(places._told) + len(places._told_between) < 1100
+
+
+def test_keyframes_that_wait_are_mapped_at_the_end(run, tf, caplog):
+    worker, told = run
+    pipeline = worker.pipeline
+    pipeline.finish = lambda: pytest.fail("there is no map yet")
+    worker.finish(5.0)
+    tf.until_ns = 9 * S
+    worker.offer(image(1.0))
+    wait(lambda: told)
+    template = SimpleNamespace(camera="c", stamp_ns=3 * S, alignment=None)
+    result = dataclasses.make_dataclass(
+        "Result", ["stamp_ns", "depth_maps", "bootstrapped", "map_from_rig"]
+    )
+    pipeline.finish = lambda: result(0, (template,), False, None)
+    worker.finish(5.0)
+    assert told[-1][0] == 3 * S
+    assert worker.health.stamp_ns == 3 * S
+
+    def fail():
+        raise AlignmentError("too few")
+
+    pipeline.finish = fail
+    worker.finish(5.0)
+    assert "the newest keyframes are not mapped: too few" in caplog.text
+
+
+def test_memory_is_that_of_the_whole_pipeline(run, monkeypatch):
+    worker, _ = run
+    monkeypatch.setattr(type(worker.pipeline), "memory_bytes", 123, raising=False)
+    worker.call(worker._report, 5.0)
+    assert worker.health.memory_bytes == 123

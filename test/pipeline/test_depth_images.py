@@ -109,8 +109,8 @@ def test_a_faulty_depth_image_costs_its_depth_only():
     found = next_set(queue)
     assert found.cameras == ("a", "b")
     assert found.frame("a").depth_m is None
-    assert queue.depth.counts == {"depth": 1}
-    assert not queue.counts
+    assert queue.counts == {"depth": 1}
+    assert queue.camera_counts["a"] == {"depth": 1}
 
 
 def test_only_cameras_with_a_depth_topic_have_depth():
@@ -138,3 +138,12 @@ def test_undistorted_depth_is_that_of_the_nearest_pixel_and_never_mixed():
     assert x == pytest.approx(39.5, abs=0.6)
     plain = Undistorter().undistort_depth(raw, MODEL)
     assert plain is raw
+
+
+def test_the_skew_of_depth_follows_the_configuration():
+    queue = ingest(max_skew_ms=5.0)
+    queue.set_config(dataclasses.replace(IngestConfig(), max_skew_ms=50.0))
+    queue.put_depth(depth("a", 1030 * MS))
+    assert queue.depth.nearest("a", 1000 * MS) is not None
+    queue.set_config(dataclasses.replace(IngestConfig(), max_skew_ms=5.0))
+    assert queue.depth.nearest("a", 1000 * MS) is None

@@ -118,4 +118,17 @@ def test_finish_and_clear(sets, drops):
     put(sets, 7, 0)
     sets.clear()
     assert len(sets) == 0
-    assert len(drops) == 2
+    assert [reason for reason, _ in drops] == [REASON, REASON, "reset"]
+
+
+def test_what_is_cleared_is_counted_and_leaves_no_fault(sets, drops):
+    put(sets, 5, 0)
+    assert taken(sets, 200) is None
+    assert sets.fault
+    put(sets, 6, 200)
+    put(sets, 7, 200)
+    drops.clear()
+    sets.clear("paused")
+    assert drops == [("paused", "")] * 2
+    assert sets.fault == ""
+    assert len(sets) == 0

@@ -1,4 +1,4 @@
-"""Depth maps of one set as a coloured cloud."""
+"""Depth maps of one set as a coloured cloud, and which ones those are."""
 
 from __future__ import annotations
 
@@ -32,3 +32,19 @@ def set_cloud(depth_maps: Sequence[DepthMap], frame: str, is_metric: bool) -> Po
         frame,
         is_metric,
     )
+
+
+def newest_set(depth_maps: Sequence[DepthMap], skew_ns: int) -> tuple[list[DepthMap], int]:
+    """The depth maps of the newest set, and its stamp [ns].
+
+    A window of a moving rig brings several sets, each seen from another place; who clears free
+    space from the sensor needs one set and its stamp.
+
+    Args:
+        depth_maps: at least one, in any order.
+        skew_ns: stamps within a set differ by no more (`ingest.max_skew_ms`).
+    """
+    newest_ns = max(depth_map.stamp_ns for depth_map in depth_maps)
+    newest = [d for d in depth_maps if newest_ns - d.stamp_ns <= skew_ns]
+    stamps = sorted(d.stamp_ns for d in newest)
+    return newest, stamps[(len(stamps) - 1) // 2]  # the lower median, as ingest stamps its sets

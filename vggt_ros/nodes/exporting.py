@@ -91,5 +91,12 @@ def _snapshot(request: ExportMap.Request, worker: MappingWorker) -> _Snapshot:
         raise ExportError(f"voxel_m: {error}") from error
     cloud = filter_cloud(cloud, min_confidence=request.min_confidence)
     report = worker.report() if request.format == REPORT else {}
-    poses = static_poses(scene.map_from_camera, worker.health.stamp_ns)
+    path = sorted(pipeline.path(), key=lambda place: place[0])
+    if path:  # the scene is that of the first window; the rig has moved since
+        from vggt_ros.pipeline.archive import scene_at_the_end
+
+        poses = [StampedPose(stamp_ns, map_from_rig) for stamp_ns, map_from_rig in path]
+        scene = scene_at_the_end(scene, path)
+    else:
+        poses = static_poses(scene.map_from_camera, worker.health.stamp_ns)
     return _Snapshot(cloud, poses, scene, pipeline.config, report)

@@ -347,6 +347,10 @@ DROPS: dict[str, tuple[str, str]] = {
         "a message on a depth topic that is no image of the camera",
         "the text of the camera; `camera.<name>.depth_topic`",
     ),
+    "depth": (
+        "a depth image that is none (encoding, PNG) or does not fit its colour image",
+        "`camera.<name>.depth_topic` must name 16UC1 or 32FC1, aligned to the colour image",
+    ),
     "internal error": ("a fault of the program itself", "report the traceback in the log"),
     "no depth accepted": (
         "a set of which no camera's depth agreed with the map",

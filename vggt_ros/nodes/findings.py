@@ -170,7 +170,7 @@ def pipeline_findings(
         found.append(finding(kinds, "drift", drift=status.scale_drift))
     if status.overlap < limits.min_overlap and status.depth_estimator == "plane_sweep":
         found.append(finding(kinds, "overlap", overlap=limits.min_overlap))
-    if health.place_fault:
+    if health.place_fault and state in ("bootstrapping", "mapping", "failed"):
         key = "no place for long" if health.unplaced_s > limits.silent_after_s else "no place"
         found.append(finding(kinds, key, seconds=health.unplaced_s))
     if health.internal_errors:

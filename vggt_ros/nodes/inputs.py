@@ -217,6 +217,8 @@ class CameraInputs:
         except SourceError as error:
             self._monitors[name].fault = str(error)
             self._worker.drop("unreadable depth", str(error))
+        except Exception as error:
+            self._internal_error(name, error)
 
     def _image(self, name: str, message: Any) -> None:
         monitor = self._monitors[name]
@@ -230,15 +232,18 @@ class CameraInputs:
             self._worker.drop("unreadable image", str(error))
             return
         except Exception as error:
-            # A message that nobody thought of must not end the process with its callback.
-            monitor.fault = f"internal error, see the log: {type(error).__name__}"
-            self._worker.drop("internal error")
-            self._node.get_logger().error(traceback.format_exc())
+            self._internal_error(name, error)
             return
         now_ns = self._node.get_clock().now().nanoseconds
         monitor.arrived(image.stamp_ns, now_ns or None)  # 0: /clock has not come yet
         self._calibration.take_image(name, image.frame_id, time.monotonic())
         self._worker.offer(image)
+
+    def _internal_error(self, name: str, error: Exception) -> None:
+        """A message that nobody thought of must not end the process with its callback."""
+        self._monitors[name].fault = f"internal error, see the log: {type(error).__name__}"
+        self._worker.drop("internal error")
+        self._node.get_logger().error(traceback.format_exc())
 
     def _info(self, name: str, message: Any) -> None:
         try:

@@ -11,7 +11,7 @@ def main(args: list[str] | None = None) -> None:
     # After the signal handlers, for these imports take seconds.
     from vggt_ros.nodes.mapper_node import Mapper
 
-    raise SystemExit(process.run(Mapper, stop, args, threads=4))
+    raise SystemExit(process.run(Mapper, stop, args, threads=5))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,9 @@ ERROR = TransitionCallbackReturn.ERROR
 STOP_TIMEOUT_S = 3.0
 """A step in hand is waited for so long; launch sends SIGTERM after 5 s."""
 
+FINISH_TIMEOUT_S = 10.0
+"""On deactivate the keyframes that a moving rig has in hand are mapped for so long at most."""
+
 CLOCK_JUMP_S = 0.5
 """A /clock that goes back by more is one that was set back (bag loop)."""
 
@@ -142,13 +145,15 @@ class Mapper(LifecycleNode):
         result = super().on_activate(state)  # enables the publishers
         if self._outputs is not None:
             self._outputs.republish()
+        if self._side_outputs is not None:
+            self._side_outputs.republish()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the map stays."""
         if self._has_failed():
             return ERROR
-        done = self._transition("deactivate", self._unsubscribe, failed=ERROR)
+        done = self._transition("deactivate", self._finish_and_unsubscribe, failed=ERROR)
         return super().on_deactivate(state) if done == SUCCESS else done
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -272,7 +277,12 @@ class Mapper(LifecycleNode):
         )
         self._worker.start()
         self._side_outputs = SideOutputs(
-            self, config, lambda: self._worker, self._timers_group, self._steady
+            self,
+            config,
+            lambda: self._worker,
+            self._timers_group,
+            self._steady,
+            self._qos_report,
         )
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(
@@ -289,6 +299,7 @@ class Mapper(LifecycleNode):
         for outputs in (self._outputs, self._side_outputs):
             if outputs is not None:
                 outputs.cleared()
+        self._rig_checker.forget()
 
     def _prepare(self, pipeline: Any) -> None:
         """Compile and warm up in a thread of its own, for a signal must still end the process."""
@@ -327,6 +338,14 @@ class Mapper(LifecycleNode):
         if self._side_outputs is not None:
             self._side_outputs.start()
         self._state = MapStatus.STATE_BOOTSTRAPPING
+
+    def _finish_and_unsubscribe(self) -> None:
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
+        if self._worker is not None:
+            self._worker.finish(FINISH_TIMEOUT_S)
+        self._unsubscribe()
 
     def _unsubscribe(self) -> None:
         if self._side_outputs is not None:
@@ -475,8 +494,10 @@ class Mapper(LifecycleNode):
             state = _STATES[health.state]
             if worker is not None and worker.paused:
                 state = MapStatus.STATE_PAUSED
-        if outputs is not None and outputs.errors:
-            health = dataclasses.replace(health, publishing_errors=outputs.errors)
+        both = (outputs, self._side_outputs)
+        errors = sum(some.errors for some in both if some is not None)
+        if errors:
+            health = dataclasses.replace(health, publishing_errors=errors)
         return Look(state, health, self._monitors, self._resolved, self._error)
 
     def _make_map_timer(self) -> None:

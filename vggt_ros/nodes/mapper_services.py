@@ -17,7 +17,8 @@ from vggt_ros.srv import ExportMap, LoadMap, SaveMap
 class MapperServices:
     """`~/export_map`, `~/save_map`, `~/load_map`, `~/bootstrap`, `~/reset` and `~/pause`.
 
-    They run beside images and timers, in a callback group of their own.
+    They run beside images and timers: those that may take long in one callback group, those that
+    are accepted at once in another, so that ~/pause never waits for an export.
 
     Args:
         node: the mapper.
@@ -34,14 +35,14 @@ class MapperServices:
         self._name = node.get_name()
         self._get_worker = worker
         self._is_active = is_active
-        group = MutuallyExclusiveCallbackGroup()
-        for kind, name, callback in (
-            (ExportMap, "~/export_map", self._on_export_map),
-            (Trigger, "~/bootstrap", self._on_bootstrap),
-            (Trigger, "~/reset", self._on_reset),
-            (SetBool, "~/pause", self._on_pause),
-            (SaveMap, "~/save_map", self._on_save_map),
-            (LoadMap, "~/load_map", self._on_load_map),
+        long, quick = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
+        for kind, name, callback, group in (
+            (ExportMap, "~/export_map", self._on_export_map, long),
+            (Trigger, "~/bootstrap", self._on_bootstrap, quick),
+            (Trigger, "~/reset", self._on_reset, quick),
+            (SetBool, "~/pause", self._on_pause, quick),
+            (SaveMap, "~/save_map", self._on_save_map, long),
+            (LoadMap, "~/load_map", self._on_load_map, long),
         ):
             node.create_service(kind, name, callback, callback_group=group)
 
@@ -95,7 +96,7 @@ class MapperServices:
             dropped = worker.health.dropped.get("paused", 0)
             response.success = True
             response.message = (
-                f"paused; {waited} images that waited are dropped"
+                f"paused; {waited} images and sets that waited are dropped"
                 if request.data
                 else f"mapping goes on; {dropped} images were dropped while paused"
             )

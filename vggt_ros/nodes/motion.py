@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +40,17 @@ def world_frame(config: Config) -> str:
     return config.frame.odom or config.frame.map
 
 
+MOST_BETWEEN = 1000
+"""Places of sets that are no keyframes (yet) which are remembered as told: a keyframe waits for
+its window for fewer sets."""
+
+
 class PlacesTold:
     """Which places of a moving rig were told already, and the newest one."""
 
     def __init__(self) -> None:
         self._told: set[int] = set()
+        self._told_between: deque[int] = deque(maxlen=MOST_BETWEEN)
         self._newest: tuple[int, Rigid3] | None = None
 
     @property
@@ -54,17 +61,22 @@ class PlacesTold:
     def clear(self) -> None:
         """Forget all."""
         self._told.clear()
+        self._told_between.clear()
         self._newest = None
 
     def update(self, pipeline: Any, result: Any) -> Motion:
         """What is new after a set; sets may be located later, several at a time."""
         found: dict[int, Rigid3] = {}
-        if result.depth_maps or result.bootstrapped:
+        follows_path = bool(result.depth_maps or result.bootstrapped)
+        if follows_path:
             found = dict(pipeline.path())
         if result.map_from_rig is not None:
             found[result.stamp_ns] = result.map_from_rig
-        places = [(s, found[s]) for s in sorted(found) if s not in self._told]
-        self._told.update(found)
+        told = self._told.union(self._told_between)
+        places = [(s, found[s]) for s in sorted(found) if s not in told]
+        if follows_path:
+            self._told = set(found)
+        self._told_between.extend(s for s, _ in places if s not in self._told)
         if found:
             newest_ns = max(found)
             if self._newest is None or newest_ns >= self._newest[0]:

@@ -64,6 +64,7 @@ class RigPlaces:
         self._told: set[str] = set()
         self._map_frame = config.frame.map
         self._lock = threading.Lock()
+        self._closed = False
         self._timer: Any = None
         if config.frame.odom:
             # Not the node's clock: the map may be found when a bag has ended, and /clock with it.
@@ -79,7 +80,9 @@ class RigPlaces:
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
             self._timer = None
-        self._broadcaster.close()
+        with self._lock:  # the timer's callback may be sending in another thread
+            self._closed = True
+            self._broadcaster.close()
 
     def cleared(self) -> None:
         """The map was reset: nothing is known of the odometry any more."""
@@ -115,16 +118,17 @@ class RigPlaces:
         """
         self._map_frame = map_frame(self._config.frame.map, scene)
         odom = self._config.frame.odom
-        if self._config.motion == "tf":
+        if odom and not scene.scale.is_metric:
+            self._set_odom(None)
+            if motion.places or motion.map_from_world is not None:
+                self._warn_once(
+                    "unscaled", f"'{odom}' gets no parent: it is in metres, and the map is not"
+                )
+        elif self._config.motion == "tf":
             if odom:
                 self._set_odom(motion.map_from_world)
             elif motion.map_from_world is not None:
                 self._check_same_map(motion.map_from_world)
-        elif odom and not scene.scale.is_metric:
-            if motion.places:
-                self._warn_once(
-                    "unscaled", f"'{odom}' gets no parent: it is in metres, and the map is not"
-                )
         elif odom:
             for stamp_ns, map_from_rig in motion.places[-1:]:
                 self._take_rig(stamp_ns, map_from_rig, calibrated)
@@ -150,9 +154,10 @@ class RigPlaces:
     def _send_odom(self) -> None:
         """Steadily, and stamped a little later than now, for others ask for it at now."""
         with self._lock:
-            map_from_odom = self._map_from_odom
-        if map_from_odom is None:
-            return
+            if not self._closed and self._map_from_odom is not None:
+                self._send_odom_locked(self._map_from_odom)
+
+    def _send_odom_locked(self, map_from_odom: Rigid3) -> None:
         ahead_ns = int(self._config.publish.odom_ahead_ms * 1e6)
         stamp_ns = self._node.get_clock().now().nanoseconds + ahead_ns
         if self._sent is not None:

@@ -10,7 +10,7 @@ from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Path
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from visualization_msgs.msg import MarkerArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from vggt_ros.config import Config
 from vggt_ros.export.select import select
@@ -19,7 +19,7 @@ from vggt_ros.mapping.cloud import thin_to
 from vggt_ros.mapping.updates import inside
 from vggt_ros.nodes import conversions, qos
 from vggt_ros.nodes.calibration import Calibrated
-from vggt_ros.nodes.clouds import set_cloud
+from vggt_ros.nodes.clouds import newest_set, set_cloud
 from vggt_ros.nodes.latest_publisher import LatestPublisher
 from vggt_ros.nodes.markers import camera_markers
 from vggt_ros.nodes.motion import Motion
@@ -33,6 +33,10 @@ from vggt_ros.types import AlignedScene, DepthMap, PointCloud, unscaled_frame
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 5.0
+
+_DEPTH_QUEUE = 50
+"""Depth images that wait: a solved window of a moving rig brings those of all its new keyframes
+at once."""
 
 
 class Outputs:
@@ -53,6 +57,9 @@ class Outputs:
         self._calibrated: Calibrated | None = None
         self._scene: tuple[AlignedScene, int] | None = None
         self._map: tuple[PointCloud, int] | None = None
+        self._no_cameras = False
+        """Those that are latched are of a map that is no more."""
+        self._cameras_slot = "scene" if config.motion == "static" else "place"
         self._dirty = False
         self._pending = threading.Event()
         self._publishers: list[Any] = []
@@ -61,8 +68,10 @@ class Outputs:
         self._cameras_publisher = self._publisher(MarkerArray, "~/cameras", qos.latched())
         self._depth_publishers = {
             name: (
-                self._publisher(Image, f"~/{name}/depth/image", qos.reliable(2)),
-                self._publisher(CameraInfo, f"~/{name}/depth/camera_info", qos.reliable(2)),
+                self._publisher(Image, f"~/{name}/depth/image", qos.reliable(_DEPTH_QUEUE)),
+                self._publisher(
+                    CameraInfo, f"~/{name}/depth/camera_info", qos.reliable(_DEPTH_QUEUE)
+                ),
             )
             for name in config.cameras
         }
@@ -104,6 +113,8 @@ class Outputs:
         """After activate: what was published while inactive was dropped."""
         if self._scene is not None:
             self._thread.put("scene", self._scene)
+        elif self._no_cameras:
+            self._thread.put(self._cameras_slot, None)
         if self._map is not None:
             self._thread.put("map", self._map)
         if self._path is not None:
@@ -117,6 +128,7 @@ class Outputs:
             return
         self._calibrated = calibrated
         self._scene = (scene, stamp_ns)
+        self._no_cameras = False
         self._thread.put("scene", self._scene)
 
     def set_mapped(self, result: Any, is_metric: bool, motion: Motion | None = None) -> None:
@@ -135,6 +147,9 @@ class Outputs:
 
     def cleared(self) -> None:
         """The map was reset: an empty one takes the place of what is latched."""
+        if self._scene is not None:
+            self._no_cameras = True
+            self._thread.put(self._cameras_slot, None)
         self._scene = None
         self._dirty = True
         if self._places is not None:
@@ -182,10 +197,10 @@ class Outputs:
         frame = self._map_frame
         publish = self.config.publish
         if publish.points and self._points_publisher.get_subscription_count():
-            cloud = self._cropped(set_cloud(result.depth_maps, frame, is_metric))
-            self._points_publisher.publish(
-                conversions.cloud_message(cloud, result.stamp_ns, frame)
-            )
+            skew_ns = int(self.config.ingest.max_skew_ms * 1e6)
+            newest, stamp_ns = newest_set(result.depth_maps, skew_ns)
+            cloud = self._cropped(set_cloud(newest, frame, is_metric))
+            self._points_publisher.publish(conversions.cloud_message(cloud, stamp_ns, frame))
         if publish.depth and self._depth_is_meant(is_metric):
             for depth_map in result.depth_maps:
                 self._publish_depth(depth_map)
@@ -220,7 +235,10 @@ class Outputs:
                 conversions.camera_info_message(depth_map.model, depth_map.stamp_ns, frame_id)
             )
 
-    def _publish_scene(self, value: tuple[AlignedScene, int]) -> None:
+    def _publish_scene(self, value: tuple[AlignedScene, int] | None) -> None:
+        if value is None:
+            self._publish_no_cameras()
+            return
         scene, stamp_ns = value
         if self._places is not None:
             assert self._calibrated is not None  # scene_found has set it
@@ -232,7 +250,15 @@ class Outputs:
         self._transforms.send(self._scene_transforms(scene, stamp_ns))
         self._cameras_publisher.publish(camera_markers(scene, stamp_ns, self._map_frame))
 
-    def _publish_cameras(self, value: tuple[AlignedScene, Calibrated, int, Rigid3]) -> None:
+    def _publish_no_cameras(self) -> None:
+        marker = Marker(action=Marker.DELETEALL)
+        marker.header.frame_id = self._map_frame
+        self._cameras_publisher.publish(MarkerArray(markers=[marker]))
+
+    def _publish_cameras(self, value: tuple[AlignedScene, Calibrated, int, Rigid3] | None) -> None:
+        if value is None:
+            self._publish_no_cameras()
+            return
         scene, calibrated, stamp_ns, map_from_rig = value
         self._cameras_publisher.publish(
             moved_markers(scene, calibrated, map_from_rig, stamp_ns, self._map_frame)

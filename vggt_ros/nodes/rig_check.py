@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -64,6 +65,9 @@ class RigChecker:
         self._get_frames = frames
         self._lock = threading.Lock()
         self._running: Future[Any] | None = None
+        self._running_of: tuple[int, MappingWorker] | None = None
+        self._generation = 0
+        self._checked_ns: int | None = None
         self._last: Any = None
         self._last_error = ""
         self._last_s = 0.0
@@ -83,7 +87,10 @@ class RigChecker:
             self._next_s = now + period_s
         elif now >= self._next_s:
             self._next_s = now + period_s
-            self._begin(worker)
+            sets = worker.latest_sets
+            if sets and sets[-1].stamp_ns != self._checked_ns and not self.busy:
+                with contextlib.suppress(VggtRosError):  # the service was a moment faster
+                    self._begin(worker)
 
     @property
     def busy(self) -> bool:
@@ -91,8 +98,10 @@ class RigChecker:
         return self._running is not None and not self._running.done()
 
     def forget(self) -> None:
-        """After cleanup: what was found is of another rig."""
-        self._last, self._last_error = None, ""
+        """After cleanup, or when the map begins anew: what was found is of before."""
+        with self._lock:
+            self._generation += 1  # a check in hand is dropped when it ends
+            self._last, self._last_error, self._checked_ns = None, "", None
 
     def diagnostic(self) -> DiagnosticStatus | None:
         """Of `/diagnostics`; None before the first check."""
@@ -125,6 +134,7 @@ class RigChecker:
             )
             return response
         try:
+            self._check_paths(request)
             check, rig = self._begin(worker).result(TIMEOUT_S)
             response.cameras = [_residual_message(camera) for camera in check.cameras]
             response.level = int(check.level)
@@ -144,17 +154,29 @@ class RigChecker:
         response.message = f"{check.message}{written}"
         return response
 
+    def _check_paths(self, request: CheckRig.Request) -> None:
+        """Before the check, which takes long."""
+        from vggt_ros.export.files import checked_path
+
+        for path in (request.path, request.urdf_path):
+            if path:
+                checked_path(path, self._get_config())
+
     def _write(self, request: CheckRig.Request, rig: Rig, check: Any) -> list[str]:
         from vggt_ros.export.files import checked_path
         from vggt_ros.pipeline.check_rig_files import write_rig_file, write_urdf
 
         config, files = self._get_config(), []
+        mounts = self._mounts(rig)
+        prefix = config.frame.prefix  # whoever reads the files puts it before the names again
+        rig = _without_prefix(rig, prefix)
         if request.path:
             path = checked_path(request.path, config)
             files.append(str(write_rig_file(path, rig, check)))
         if request.urdf_path:
             path = checked_path(request.urdf_path, config)
-            files.append(str(write_urdf(path, rig, check, self._mounts(rig))))
+            bare = {name: (f.removeprefix(prefix), pose) for name, (f, pose) in mounts.items()}
+            files.append(str(write_urdf(path, rig, check, bare)))
         return files
 
     def _mounts(self, rig: Rig) -> dict[str, tuple[str, Rigid3]]:
@@ -174,14 +196,19 @@ class RigChecker:
     def _begin(self, worker: MappingWorker) -> Future[Any]:
         """The check in hand, or a new one."""
         with self._lock:
+            asked = self._generation, worker
             if self._running is None or self._running.done():
-                self._running = Future()
+                self._running, self._running_of = Future(), asked
                 threading.Thread(
-                    target=self._run, args=(worker, self._running), name="rig check", daemon=True
+                    target=self._run, args=(*asked, self._running), name="rig check", daemon=True
                 ).start()
+            elif self._running_of != asked:
+                raise VggtRosError(
+                    "check_rig: a check of what was mapped before is still running; try again"
+                )
             return self._running
 
-    def _run(self, worker: MappingWorker, future: Future[Any]) -> None:
+    def _run(self, generation: int, worker: MappingWorker, future: Future[Any]) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         before = self._last
         try:
@@ -191,15 +218,21 @@ class RigChecker:
                 logger.warning("rig check: %s", error)
             else:
                 logger.exception("internal error while checking the rig")
-            self._last, self._last_error, self._last_s = None, str(error), time.monotonic()
+            self._keep(generation, worker, None, str(error))
             future.set_exception(error)
             return
-        self._last, self._last_error, self._last_s = check, "", time.monotonic()
+        self._keep(generation, worker, check, "")
         if check.bumped and (before is None or before.bumped != check.bumped):
             logger.warning("rig check: %s", check.message)
         else:
             logger.info("rig check: %s", check.message)
         future.set_result((check, rig))
+
+    def _keep(self, generation: int, worker: MappingWorker, check: Any, error: str) -> None:
+        """Show a result, unless the worker or its map is another one now."""
+        with self._lock:
+            if generation == self._generation and worker is self._get_worker():
+                self._last, self._last_error, self._last_s = check, error, time.monotonic()
 
     def _check(self, worker: MappingWorker) -> tuple[Any, Rig]:
         from vggt_ros.pipeline.check_rig_images import check_rig_of_sets
@@ -211,6 +244,7 @@ class RigChecker:
                 "check_rig: expected a frame set and a calibrated rig, got none yet; activate the "
                 "mapper and wait for images"
             )
+        self._checked_ns = frame_sets[-1].stamp_ns
         scene = worker.pipeline.scene
         models = dict(scene.cameras) if scene is not None else {}
         sets: list[FrameSet] = frame_sets[-config.check_rig.sets :]
@@ -231,6 +265,15 @@ def _with_topics(rig: Rig, config: Config) -> Rig:
             for camera in rig.cameras
         ),
     )
+
+
+def _without_prefix(rig: Rig, prefix: str) -> Rig:
+    """The rig with the frames' names as files have them: without `frame.prefix`."""
+    cameras = tuple(
+        dataclasses.replace(camera, frame_id=camera.frame_id.removeprefix(prefix))
+        for camera in rig.cameras
+    )
+    return dataclasses.replace(rig, cameras=cameras, rig_frame=rig.rig_frame.removeprefix(prefix))
 
 
 def _residual_message(camera: Any) -> RigResidual:

@@ -7,6 +7,7 @@ a thread of its own computes and publishes.
 from __future__ import annotations
 
 import array
+import dataclasses
 import logging
 import threading
 import time
@@ -25,6 +26,7 @@ from vggt_ros.config import Config
 from vggt_ros.errors import ConfigError, VggtRosError
 from vggt_ros.nodes import conversions, qos
 from vggt_ros.nodes.latest_publisher import LatestPublisher
+from vggt_ros.nodes.qos_events import QosReport, advertise
 from vggt_ros.nodes.worker import MappingWorker
 from vggt_ros.pipeline.report import map_frame
 from vggt_ros.pipeline.scale_fusion import withholds
@@ -74,6 +76,7 @@ class SideOutputs:
         worker: gives the worker, None while there is none.
         group: for the timers.
         clock: of the timers.
+        qos_report: is told of subscribers that ask for more than is offered.
     """
 
     def __init__(
@@ -83,11 +86,13 @@ class SideOutputs:
         worker: Callable[[], MappingWorker | None],
         group: CallbackGroup,
         clock: Clock,
+        qos_report: QosReport,
     ) -> None:
         from vggt_ros.mapping.occupancy import OccupancyMapper
         from vggt_ros.mapping.updates import MapUpdates
 
         self._node = node
+        self._qos_report = qos_report
         self._config = config
         self._get_worker = worker
         self._group, self._clock = group, clock
@@ -108,6 +113,11 @@ class SideOutputs:
         self._generation = 0
         self._corrections = 0
         self._grid_generation = 0
+        self._path_ns: int | None = None
+        """Up to this stamp the path has shown what is free."""
+        self._published: tuple[Grid, int, str] | None = None
+        """What is latched, with its stamp and frame."""
+        self._is_empty = False
         self._busy = {"update": threading.Event(), "occupancy": threading.Event()}
         self._thread = LatestPublisher(
             {"update": self._publish_update, "occupancy": self._publish_grid}
@@ -148,6 +158,16 @@ class SideOutputs:
         for publisher in (self._update_publisher, self._grid_publisher):
             self._node.destroy_lifecycle_publisher(publisher)
         return finished
+
+    @property
+    def errors(self) -> int:
+        """Messages that could not be made or published."""
+        return self._thread.errors
+
+    def republish(self) -> None:
+        """After activate: what was cleared while inactive is latched still."""
+        if self._is_empty:
+            self._thread.put("occupancy", None)
 
     def _rates(self) -> tuple[float, float]:
         return self._config.publish.update_rate_hz, self._config.occupancy.rate_hz
@@ -208,13 +228,17 @@ class SideOutputs:
                 f"{self._config.map.voxel_m}, got {self._config.occupancy.resolution_m}: the grid "
                 "would have holes"
             )
-        path = pipeline.path()
+        path = sorted(pipeline.path(), key=lambda place: place[0])
         if pipeline.corrections != self._corrections:
             # The walls have moved: what is free is found anew, from all over the path.
             self._corrections = pipeline.corrections
             self._generation += 1
-        else:
-            path = path[-1:]
+        elif path:
+            # A window brings many keyframes at once.
+            seen_ns = self._path_ns
+            path = [p for p in path if seen_ns is None or p[0] > seen_ns] or path[-1:]
+        if path:
+            self._path_ns = path[-1][0]
         places = [scene_at_the_end(scene, [place]) for place in _thinned(path)] or [scene]
         views = []
         for model, pose in (
@@ -230,18 +254,36 @@ class SideOutputs:
             _Seen(pipeline.cloud(), views, worker.health.stamp_ns, self._generation),
         )
 
-    def _publish_grid(self, seen: _Seen) -> None:
+    def _publish_grid(self, seen: _Seen | None) -> None:
+        if seen is None:
+            self._publish_unknown()
+            return
         with self._said("occupancy"):
             self._grids.config = self._config.occupancy
             if seen.generation != self._grid_generation:
                 self._grid_generation = seen.generation
                 self._grids.clear()
             grid = self._grids.update(seen.cloud, seen.views)
-            self._grid_publisher.publish(grid_message(grid, seen.stamp_ns, seen.cloud.frame))
+            self._published = grid, seen.stamp_ns, seen.cloud.frame
+            self._is_empty = False
+            self._grid_publisher.publish(grid_message(*self._published))
+
+    def _publish_unknown(self) -> None:
+        """Nothing is known where the grid that is latched was."""
+        if self._published is None:
+            return
+        from vggt_ros.mapping.occupancy import UNKNOWN
+
+        grid, stamp_ns, frame_id = self._published
+        unknown = dataclasses.replace(grid, cells=np.full_like(grid.cells, UNKNOWN))
+        self._grid_publisher.publish(grid_message(unknown, stamp_ns, frame_id))
 
     def cleared(self) -> None:
         """The map has begun anew: what was free is so no longer. From the worker thread."""
         self._generation += 1
+        self._path_ns = None
+        self._is_empty = True
+        self._thread.put("occupancy", None)
 
     # --- common ------------------------------------------------------------------------------
 
@@ -265,8 +307,13 @@ class SideOutputs:
         return _Said(what, self._warned)
 
     def _publisher(self, kind: Any, topic: str, profile: Any) -> Any:
-        return self._node.create_lifecycle_publisher(
-            kind, topic, profile, qos_overriding_options=qos.overridable()
+        return advertise(
+            self._node.create_lifecycle_publisher,
+            self._qos_report,
+            kind,
+            topic,
+            profile,
+            qos_overriding_options=qos.overridable(),
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from geometry_msgs.msg import Point, Pose, Quaternion
+
 from vggt_ros.config import Config
 from vggt_ros.msg import CameraStatus, DropCount, MapStatus
 from vggt_ros.nodes.camera_monitor import CameraMonitor
@@ -36,8 +38,8 @@ def map_status(
         message.scale_source = scene.scale.source_name
     message.scale_drift = float(health.scale_drift)
     message.motion = config.motion
-    if health.map_from_rig is not None:
-        message.map_from_rig = pose_message(health.map_from_rig)
+    place = health.map_from_rig
+    message.map_from_rig = _unknown_pose() if place is None else pose_message(place)
     message.keyframes, message.loops = health.keyframes, health.loops
     message.bootstrapper = health.bootstrapper or config.bootstrap
     message.depth_estimator = health.depth_estimator or config.depth
@@ -57,6 +59,14 @@ def map_status(
     message.clock_jumps = health.clock_jumps
     message.overlap = health.overlap
     return message
+
+
+def _unknown_pose() -> Pose:
+    """Not a number all over: the identity would be a place."""
+    return Pose(
+        position=Point(x=math.nan, y=math.nan, z=math.nan),
+        orientation=Quaternion(x=math.nan, y=math.nan, z=math.nan, w=math.nan),
+    )
 
 
 def _name_engines(message: MapStatus, health: Health) -> None:

@@ -221,8 +221,9 @@ class MappingWorker:
         """While paused, images are dropped and counted; returns how many waited and went."""
         self._paused = paused
         if not paused:
+            self.post(self._restart_places)
             return 0
-        waiting = self._ingest.waiting
+        waiting = self._ingest.waiting + len(self._waiting or ())
         self._forget("paused")
         return waiting
 
@@ -232,8 +233,18 @@ class MappingWorker:
 
     def _forget(self, reason: str) -> None:
         self._ingest.reset(reason)
+        self.post(lambda: self._forget_sets(reason))
+
+    def _forget_sets(self, reason: str) -> None:
+        """In the worker thread: neither sets that wait nor those that were seen are of now."""
         if self._waiting is not None:
-            self.post(self._waiting.clear)
+            self._waiting.clear(reason)
+        self._restart_places()
+        self._latest.clear()
+
+    def _restart_places(self) -> None:
+        """How long no set has had a place is counted from now on."""
+        self._placed_at_s = time.monotonic()
 
     def reset(self) -> None:
         """Forget scene, map and half sets; accepted at once, done after the step in hand."""
@@ -249,7 +260,7 @@ class MappingWorker:
         """The clock of the node went back: count it, and reset."""
         self._clock_jumps += 1
         self._ingest.reset("clock_jump")
-        self.post(self._reset)
+        self.post(lambda: self._reset("clock_jump"))
 
     def next_set(self, timeout_s: float) -> FrameSet:
         """The next set of images, decoded; it is mapped all the same.
@@ -331,7 +342,7 @@ class MappingWorker:
         logger.warning("stamps jumped back: scene and map are reset")
         if self._tf is not None:
             self._tf.forget()
-        self._reset()
+        self._reset("clock_jump")
 
     def _take_placed(
         self, waiting: WaitingSets, now_ns: int
@@ -371,6 +382,41 @@ class MappingWorker:
         finally:
             self._step_since_s = None
         self._errors_in_a_row = 0
+        self._tell(result, arrived_s)
+
+    def finish(self, timeout_s: float) -> None:
+        """Map the keyframes of a moving rig that wait for their window to fill.
+
+        Without a map they go on waiting: too few of them would make a bad first window. What goes
+        wrong is logged; where it takes longer than `timeout_s`, the map gets them later.
+        """
+        if self.pipeline.config.motion == "static" or self.pipeline.scene is None:
+            return
+        try:
+            self.call(self._finish, timeout_s)
+        except TimeoutError:
+            logger.warning(
+                "the newest keyframes are still being mapped after %.0f s, or are left out",
+                timeout_s,
+            )
+        except VggtRosError as error:
+            logger.warning("the newest keyframes are not mapped: %s", error)
+        except Exception:  # a fault of ours, logged by the task; deactivating goes on
+            self._internal_errors += 1
+
+    def _finish(self) -> None:
+        self._step_since_s = time.monotonic()
+        try:
+            result = self.pipeline.finish()
+        finally:
+            self._step_since_s = None
+        if result is not None and result.depth_maps:
+            newest_ns = max(d.stamp_ns for d in result.depth_maps)
+            self._tell(replace(result, stamp_ns=max(newest_ns, self._stamp_ns)), None)
+        self._report()
+
+    def _tell(self, result: Any, arrived_s: float | None) -> None:
+        """What a set has led to."""
         if arrived_s is not None and result.depth_maps:
             self.pipeline.timings.add("image to map", (time.monotonic() - arrived_s) * 1e3)
         scene = self.pipeline.scene
@@ -414,15 +460,13 @@ class MappingWorker:
             self._detail = ""
         return True
 
-    def _reset(self) -> None:
+    def _reset(self, reason: str = "reset") -> None:
         self.pipeline.reset()
         self._told = None
-        self._latest.clear()
         self._alignments.clear()
         self._detail = ""
         self._places.clear()
-        if self._waiting is not None:
-            self._waiting.clear()
+        self._forget_sets(reason)
         self._overlap = math.nan
         self._on_cleared()
 
@@ -436,6 +480,8 @@ class MappingWorker:
         self._told = None
         self._alignments.clear()
         self._detail = ""
+        self._places.clear()
+        self._overlap = rig_overlap(saved.scene)
         self._stamp_ns = max(self._stamp_ns, saved.stamp_ns)
         self._on_cleared()
         if self._calibrated is not None:  # else with the first set
@@ -468,7 +514,7 @@ class MappingWorker:
             depth_estimator=pipeline.depth_estimator.name,
             engines=pipeline.engines,
             map_points=pipeline.map.size,
-            memory_bytes=pipeline.map.memory_bytes,
+            memory_bytes=pipeline.memory_bytes,
             sets_received=ingest.sets,
             sets_used=pipeline.sets_used,
             dropped=dict(self._all_dropped()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -29,8 +29,6 @@ class DepthImages:
     """
 
     def __init__(self, cameras: Iterable[str], size: int, skew_ns: int) -> None:
-        self.counts: Counter[str] = Counter()
-        """Depth images that could not be used, by reason."""
         self._queues: dict[str, deque[StampedImage]] = {n: deque(maxlen=size) for n in cameras}
         self._skew_ns = skew_ns
         self._lock = threading.Lock()
@@ -39,6 +37,11 @@ class DepthImages:
     def cameras(self) -> tuple[str, ...]:
         """That have a depth topic."""
         return tuple(self._queues)
+
+    def set_skew(self, skew_ns: int) -> None:
+        """Take over another largest difference of the stamps."""
+        with self._lock:
+            self._skew_ns = skew_ns
 
     def put(self, image: StampedImage) -> None:
         """Keep one; older ones go.

@@ -194,6 +194,7 @@ class Ingest:
         with self._lock:
             self._config = config
             self._skew_ns = int(config.max_skew_ms * 1e6)
+            self.depth.set_skew(self._skew_ns)
             self._left_out.after_ns = int(config.silent_after_s * 1e9)
             self._left_out.warns = not config.min_cameras
 
@@ -424,7 +425,8 @@ class Ingest:
         try:
             return self.depth.nearest(image.camera, image.stamp_ns)
         except SourceError as error:
-            self.depth.counts["depth"] += 1
+            with self._lock:
+                self._drop(image.camera, "depth")
             self._decoder.warn_once(image.camera, "depth", str(error))
             return None
 

@@ -54,9 +54,12 @@ class WaitingSets:
     def __len__(self) -> int:
         return len(self._sets)
 
-    def clear(self) -> None:
-        """Forget the sets."""
-        self._sets.clear()
+    def clear(self, reason: str = "reset") -> None:
+        """Forget the sets, each counted under `reason`, and why they waited."""
+        while self._sets:
+            self._sets.popleft()
+            self._on_drop(reason, "")
+        self.fault = ""
 
     def put(self, images: ImageSet, now_ns: int, rig_frame: str) -> None:
         """Add a set; where there is no room the oldest one goes, and is counted."""
