@@ -10,7 +10,6 @@ from vggt_ros.mapping.open3d_import import load_libusb
 load_libusb()  # tests read files with Open3D, and this machine may lack what it links against
 
 
-
 def free_domain():
     """A ROS domain that nothing on this machine uses, nor has left a mailbox of.
 
