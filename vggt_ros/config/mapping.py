@@ -109,8 +109,8 @@ class MapConfig:
     )
     budget_mb: float = parameter(
         512.0,
-        "memory of the map; the least certain and oldest go first. What a moving rig keeps besides "
-        "counts, too (docs/moving_rigs.md)",
+        "memory of the map; the least certain and oldest go first. What a moving rig keeps "
+        "besides counts, too (docs/moving_rigs.md)",
         unit="MB",
         low=1.0,
     )

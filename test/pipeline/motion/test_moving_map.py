@@ -643,3 +643,21 @@ def test_the_memory_of_a_moving_rig_is_counted_and_bounded(similarity, monkeypat
         np.testing.assert_allclose(
             (path[0].inverse() @ path[k]).translation, expected, atol=1e-3 * whole
         )
+
+
+def test_a_camera_that_the_first_window_lacked_may_have_a_mask(similarity, tmp_path):
+    import cv2
+
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, :32] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    camera = {"second": CameraConfig(mask=str(tmp_path / "mask.png"))}
+    config = replace(CONFIG, cameras=list(NAMES), camera=camera)
+    pipeline = MappingPipeline(config, None, exact(similarity), Wall())
+    seen = []
+    for k in range(8):
+        result = pipeline.step(frame_set(k, names=NAMES if k > 3 else ("cam",)))
+        seen += [d for d in result.depth_maps if d.camera == "second"]
+    assert seen
+    for one in seen:
+        assert np.isnan(one.depth[:, :32]).all()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from vggt_ros.geometry import Rigid3, Sim3
+from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.motion.poses import mean_pose
 from vggt_ros.rig import Rig
 from vggt_ros.types import (
@@ -122,6 +122,11 @@ class Locator(Protocol):
     @property
     def rig_from_camera(self) -> dict[str, Rigid3]:
         """As given or found."""
+        ...
+
+    @property
+    def models(self) -> dict[str, CameraModel]:
+        """Intrinsics, with distortion, that were found or given so far."""
         ...
 
     @property

@@ -261,6 +261,9 @@ class MovingMap:
         scene, stages = self._locator.scene, self._stages
         if scene is None:
             return prediction
+        # a camera that the first window lacked is not in the scene
+        found = {prediction.camera: prediction.model} | self._locator.models
+        scene = replace(scene, cameras=found | scene.cameras)
         return stages.self_filter.masked([prediction], scene, stages.rig)[0]
 
     def _map_from_rig_at(
@@ -286,8 +289,10 @@ class MovingMap:
         aligned = replace(rig.scene, map_from_scene=located.map_from_window)
         depth_maps = dense_depth_maps(unscaled, aligned)
         if depth_maps and self._locator.scene is not None:
+            scene = self._locator.scene
+            found = {d.camera: d.model for d in depth_maps} | self._locator.models
             depth_maps = self._stages.self_filter.masked_maps(
-                depth_maps, self._locator.scene, self._stages.rig
+                depth_maps, replace(scene, cameras=found | scene.cameras), self._stages.rig
             )
         if depth_maps:
             with self._stages.timings.measure("seed"):

@@ -98,6 +98,11 @@ class TfLocator:
         return Rigid3.identity()
 
     @property
+    def models(self) -> dict[str, CameraModel]:
+        """Intrinsics as given or found."""
+        return self._models
+
+    @property
     def rig_from_camera(self) -> dict[str, Rigid3]:
         """As given or found."""
         return self._rig_from_camera

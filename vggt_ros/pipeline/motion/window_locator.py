@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from vggt_ros.config import Config
 from vggt_ros.errors import AlignmentError
-from vggt_ros.geometry import Rigid3, Sim3
+from vggt_ros.geometry import CameraModel, Rigid3, Sim3
 from vggt_ros.pipeline.align_scene import align_scene
 from vggt_ros.pipeline.motion.graph import ScalePrior
 from vggt_ros.pipeline.motion.located import NO_TRANSFORM, Located, map_from_rig_by_cameras
@@ -168,6 +168,11 @@ class WindowLocator:
             return None
         stamp, map_from_rig = path[-1]
         return map_from_rig @ self._world_from_rig[stamp].inverse()
+
+    @property
+    def models(self) -> dict[str, CameraModel]:
+        """Intrinsics of the cameras that came without."""
+        return self._estimator.models
 
     @property
     def rig_from_camera(self) -> dict[str, Rigid3]:
