@@ -96,7 +96,7 @@ class MapperServices:
             dropped = worker.health.dropped.get("paused", 0)
             response.success = True
             response.message = (
-                f"paused; {waited} images and sets that waited are dropped"
+                f"paused; {waited} images that waited are dropped"
                 if request.data
                 else f"mapping goes on; {dropped} images were dropped while paused"
             )
