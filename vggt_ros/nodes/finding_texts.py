@@ -81,7 +81,7 @@ PIPELINE: dict[str, Kind] = {
     "memory": Kind(
         WARN,
         "map memory at {share:.0%} of its budget of {budget_mb:.0f} MB: the least certain and "
-        "oldest points go",
+        "oldest points go, and old keyframes of a rig that moves",
         "the map is as large as `map.budget_mb` allows",
         "raise `map.budget_mb`, coarser `map.voxel_m`, smaller `map.max_depth_m`, or accept it",
     ),
