@@ -1,5 +1,6 @@
 """Nodes in processes of their own, watched from this one through rclpy only."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -128,9 +129,14 @@ def build(domain, ros_environment):
         return made[-1]
 
     yield build_node
-    for node in made:
+    while made:
+        node = made.pop()
         node.close()
         node.destroy_node()
+        del node
+    # The services of a lifecycle node live in C until the node itself is gone, which refers to
+    # itself: as long as they do, those of the next test's process look as if they were there.
+    gc.collect()
     rclpy.try_shutdown()
 
 
