@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from vggt_ros.pipeline.fitting_depth import depth_of_sure_pixels, reference_dept
 from vggt_ros.pipeline.landmarks import Landmarks
 from vggt_ros.pipeline.motion.make_locator import make_locator
 from vggt_ros.pipeline.motion.moving_map import Moved, MovingMap
+from vggt_ros.pipeline.quiet import quiet
 from vggt_ros.pipeline.report import map_frame, map_report, scene_report
 from vggt_ros.pipeline.scale_drift import ScaleDrift
 from vggt_ros.pipeline.scale_fusion import check_metric
@@ -49,18 +49,6 @@ from vggt_ros.types import (
 )
 
 log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep what the stages log of the warm-up's cameras from people."""
-    stages = logging.getLogger("vggt_ros.pipeline")
-    level = stages.level
-    stages.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        stages.setLevel(level)
 
 
 class PipelineState(str, enum.Enum):
@@ -171,7 +159,7 @@ class MappingPipeline:
         """
         try:
             self.open_engines()
-            with _unheard():
+            with quiet("vggt_ros.pipeline", logging.WARNING):  # of the warm-up's cameras
                 self._run_every_kernel()
         except BaseException:
             self.close()

@@ -6,6 +6,7 @@ page by leaf page, without the tree that leads to them (sqlite.org, file format)
 
 from __future__ import annotations
 
+import abc
 import io
 import mmap
 import sqlite3
@@ -38,7 +39,7 @@ class _Cut(Exception):
 
 
 @dataclass
-class DamagedFile:
+class DamagedFile(abc.ABC):
     """What both readers know after a first pass over the file."""
 
     path: Path
@@ -50,9 +51,9 @@ class DamagedFile:
     """Readable messages by topic."""
     is_cut: bool = False
 
+    @abc.abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[RawMessage]:
         """Readable messages of `topics`."""
-        raise NotImplementedError
 
 
 class DamagedMcap(DamagedFile):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from vggt_ros.pipeline.motion.located import (
 )
 from vggt_ros.pipeline.motion.poses import path_length
 from vggt_ros.pipeline.motion.tracking import Tracker
+from vggt_ros.pipeline.quiet import quiet
 from vggt_ros.pipeline.scale_drift import ScaleDrift
 from vggt_ros.pipeline.self_filter import SelfFilter
 from vggt_ros.pipeline.stages import DepthEstimator
@@ -38,18 +38,6 @@ _LOG = logging.getLogger(__name__)
 _LEAST_KEPT = 0.25
 """Of `map.budget_mb`: what kept depth may hold however full the map is. A corrected map is made of
 what is kept alone, so it must never be nothing."""
-
-
-@contextlib.contextmanager
-def _names_unheard() -> Iterator[None]:
-    """Keep what stereo logs of its sources from people: these cameras' names are internal."""
-    stereo = logging.getLogger("vggt_ros.pipeline.plane_sweep")
-    level = stereo.level
-    stereo.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        stereo.setLevel(level)
 
 
 class Stages(Protocol):
@@ -210,7 +198,8 @@ class MovingMap:
         if scene is not None and scene.scale is not self._scale:
             stages.drift_of_scale.reset()
             self._scale = scene.scale
-        with stages.timings.measure("prepare depth"), _names_unheard():
+        unheard = quiet("vggt_ros.pipeline.plane_sweep", logging.ERROR)  # internal names
+        with stages.timings.measure("prepare depth"), unheard:
             stages.depth_estimator.prepare(rig.scene)
         self._seed(located, rig, begins)
         with stages.timings.measure("depth"):
